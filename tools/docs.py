@@ -1,0 +1,103 @@
+"""README.md and the docs site from the notebooks: by Quarto where it is installed, else by nbconvert and MkDocs.
+
+    python tools/docs.py readme     # README.md from nbs/index.ipynb
+    python tools/docs.py site       # the site, into _docs
+
+Both ways start from nbdev's processed notebooks in _proc, where exported cells have become documentation.
+"""
+import re, shutil, subprocess, sys
+from pathlib import Path
+import nbformat, yaml
+from jinja2 import DictLoader
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
+from nbdev.config import get_config
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+
+def processed():
+    "nbdev's processed notebooks; the folder"
+    refresh_quarto_yml()
+    shutil.rmtree('_proc', ignore_errors=True)
+    return proc_nbs(n_workers=0)
+
+
+def pages():
+    "The pages of the site, in the order of the story"
+    contents = yaml.safe_load(Path('nbs/sidebar.yml').read_text())['website']['sidebar']['contents']
+    return [Path(p) for p in contents]
+
+
+TEMPLATE = """{% extends 'markdown/index.md.j2' %}
+{% block input %}
+```python
+{{ cell.source }}
+```
+{% endblock input %}
+{% block stream %}
+```
+{{ output.text | strip_ansi | trim }}
+```
+{% endblock stream %}
+{% block data_text %}
+```
+{{ output.data['text/plain'] | trim }}
+```
+{% endblock data_text %}"""
+
+
+def markdown(notebook, images):
+    "A processed notebook as Markdown; its pictures are written below `images`"
+    nb = nbformat.read(notebook, 4)
+    for cell in nb.cells:
+        if re.search(r'^#\|\s*echo:\s*false', cell.source, re.M): cell.metadata['tags'] = ['no-input']
+        if cell.cell_type == 'code': cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
+        for output in cell.get('outputs', []):
+            if 'image/png' in output.get('data', {}): output.data.pop('text/plain', None)
+    config = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags=['no-input']))
+    exporter = MarkdownExporter(extra_loaders=[DictLoader({'page.md.j2': TEMPLATE})], template_file='page.md.j2', config=config)
+    text, resources = exporter.from_notebook_node(nb)
+    for i, (name, data) in enumerate(resources['outputs'].items(), 1):
+        images.mkdir(parents=True, exist_ok=True)
+        (images/f'figure-{i}.png').write_bytes(data)
+        text = text.replace(f'({name})', f'({images.name}/figure-{i}.png)')
+    front = re.match(r'\s*---\n(.*?)\n---\n', text, re.S)  # the title and subtitle, which nbdev makes YAML
+    if front:
+        meta = yaml.safe_load(front[1])
+        text = f'# {meta["title"]}\n\n> {meta["description"]}\n\n' + text[front.end():].lstrip()
+    text = re.sub(r'<!-- WARNING: .*? -->\n|<style scoped>.*?</style>', '', text, flags=re.S)
+    text = re.sub(r'\{target="_blank" style="float:right; font-size:smaller"\}', '', text)  # Quarto's attributes
+    return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+
+def readme():
+    "README.md; links between notebooks become links to the notebooks in nbs"
+    text = markdown(processed()/'index.ipynb', Path('index_files'))
+    text = re.sub(r'\]\((?!https?:|#|index_files/)', '](nbs/', text)
+    Path('README.md').write_text(text, encoding='utf-8')
+
+
+def site():
+    "The site by MkDocs, with every page of sidebar.yml"
+    source, cfg = Path('_proc/_mkdocs'), get_config()
+    proc = processed()
+    for page in pages():
+        target = (source/page).with_suffix('.md')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = markdown(proc/page, target.with_suffix(''))
+        target.write_text(re.sub(r'\]\((\w+)\.ipynb', r'](\1.md', text), encoding='utf-8')
+    shutil.copytree('nbs/results', source/'results', dirs_exist_ok=True)
+    config = dict(site_name=cfg.title, site_description=cfg.description, docs_dir=str(source.resolve()), site_dir=str(Path('_docs').resolve()),
+        repo_url=cfg.git_url, use_directory_urls=False, nav=[str(p.with_suffix('.md')) for p in pages()], plugins=['search'],
+        theme=dict(name='material', font=False, features=['navigation.footer', 'toc.follow', 'content.code.copy']), markdown_extensions=['toc', 'tables', 'md_in_html', 'pymdownx.highlight', 'pymdownx.superfences'],
+        validation=dict(links=dict(anchors='warn')))
+    Path('_proc/mkdocs.yml').write_text(yaml.safe_dump(config))
+    subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '-f', '_proc/mkdocs.yml'], check=True)
+
+
+if __name__ == '__main__':
+    what = sys.argv[1] if len(sys.argv) > 1 else ''
+    if what not in ('readme', 'site'): sys.exit(__doc__)
+    if shutil.which('quarto'): subprocess.run(['nbdev_readme' if what == 'readme' else 'nbdev_docs'], check=True)
+    else: dict(readme=readme, site=site)[what]()

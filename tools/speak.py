@@ -1,0 +1,105 @@
+"""Speech from text with espeak-ng, in memory: the clips of nbs/samples, and shards for training.
+
+    python tools/speak.py samples                         # nbs/samples/<language>/<voice>.ogg, from the sentences below
+    python tools/speak.py pairs TEXT.tsv OUT.parquet      # a line: Swiss German, tab, the same in Standard German
+    python tools/speak.py sentences TEXT.tsv OUT.parquet  # a line: language code, tab, sentences
+
+Needs the packages espeakng-loader, numpy, soundfile, soxr and, for shards, pyarrow. The espeak-ng library is GPL-3.0;
+what it speaks is ours.
+"""
+import ctypes, io, random, sys
+from pathlib import Path
+import espeakng_loader, numpy as np, soundfile as sf, soxr
+
+SENTENCES = dict(  # our own; the same small story in each language
+    en='Good morning. This morning I took the train along the lake, and the mountains were still covered with snow.',
+    it='Buongiorno. Questa mattina ho preso il treno lungo il lago, e le montagne erano ancora coperte di neve.',
+    fr="Bonjour. Ce matin, j'ai pris le train le long du lac, et les montagnes étaient encore couvertes de neige.",
+    de='Guten Morgen. Heute früh bin ich mit dem Zug am See entlang gefahren, und auf den Bergen lag noch Schnee.',
+    gsw='Guete Morge mitenand. Hüt am Morge bin i mit em Zug em See naa gfahre, und uf de Bärge isch no Schnee gläge.')
+VOICES = dict(en='en-us', it='it', fr='fr', de='de', gsw='de')  # espeak-ng has no Swiss German voice: the German one reads the dialect's spelling
+VARIANTS = ('f2', 'm3')
+SECONDS = 6  # of a training clip
+
+
+class Espeak:
+    "espeak-ng through ctypes; one for each process, since the library keeps its state in globals"
+    def __init__(self):
+        self.lib = ctypes.CDLL(espeakng_loader.get_library_path())
+        self.rate = self.lib.espeak_Initialize(2, 0, espeakng_loader.get_data_path().encode(), 1 << 15)  # 2: synchronous, no playback
+        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self.keep = callback(self._collect)  # ctypes does not keep it alive for us
+        self.lib.espeak_SetSynthCallback(self.keep)
+        self.variants = {p.name for p in (Path(espeakng_loader.get_data_path())/'voices'/'!v').iterdir()}
+
+    def _collect(self, wav, n, events):
+        if n and wav: self.chunks.append(np.ctypeslib.as_array(wav, (n,)).copy())
+        return 0
+
+    def __call__(self, text, voice, variant='', speed=165, pitch=50):
+        "Speak `text`; (samples,) float32 at 16 kHz"
+        if variant and variant not in self.variants: raise ValueError(f'espeak-ng has no variant {variant!r}')
+        if self.lib.espeak_SetVoiceByName(f'{voice}+{variant}'.rstrip('+').encode()): raise ValueError(f'espeak-ng has no voice {voice!r}')
+        self.lib.espeak_SetParameter(1, speed, 0); self.lib.espeak_SetParameter(3, pitch, 0)
+        self.chunks, data = [], text.encode()
+        self.lib.espeak_Synth(data, ctypes.c_size_t(len(data)+1), 0, 0, 0, 1, None, None)  # 1: the text is UTF-8
+        self.lib.espeak_Synchronize()
+        return soxr.resample(np.concatenate(self.chunks).astype('float32')/32768, self.rate, 16_000)
+
+
+def samples(folder='nbs/samples'):
+    "Write two voices for each language"
+    speak = Espeak()
+    for language, text in SENTENCES.items():
+        for variant in VARIANTS:
+            path = Path(folder)/language/f'{variant}.ogg'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sf.write(path, speak(text, VOICES[language], variant), 16_000, format='OGG', subtype='OPUS')
+
+
+def _row(wav, language, source, speaker, recording, origin, license):
+    "A clip in the layout of the corpus"
+    wav = wav[:SECONDS*16_000]
+    sf.write(buffer := io.BytesIO(), wav, 16_000, format='OGG', subtype='OPUS')
+    return dict(audio=dict(bytes=buffer.getvalue(), path=recording), lang=language, kind='tts', role='train', source=source,
+        speaker=speaker, recording=recording, seconds=len(wav)/16_000, license=license, origin=origin)
+
+
+def _manner(speak, rng):
+    "A random speaker: variant, speed and pitch; no whisper or robot, since nobody speaks like them"
+    variants = sorted(v for v in speak.variants if not v.lower().startswith(('whisper', 'croak', 'robosoft', 'fast')))
+    return dict(variant=rng.choice(variants), speed=rng.randrange(130, 215), pitch=rng.randrange(25, 75))
+
+
+def pairs(text, n=250, seed=0):
+    "`n` sentences, each in Swiss German and in German by one voice: nothing but the dialect tells the two apart"
+    speak, rng, rows = Espeak(), random.Random(seed), []
+    lines = [l.split('\t') for l in Path(text).read_text(encoding='utf-8').splitlines()]
+    for i, line in enumerate(rng.sample([l for l in lines if len(l) == 2], n)):
+        voice, manner = rng.choice(['de', 'de', 'lb']), _manner(speak, rng)
+        rows += [_row(speak(sentence[:110], voice, **manner), language, 'espeak-pairs', f'espeak-pairs/{voice}', f'espeak-pairs/{Path(text).stem}-{i}', Path(text).name, 'CC BY-SA 4.0')
+            for language, sentence in zip(('gsw', 'de'), line)]
+    return rows
+
+
+def sentences(text, seed=0):
+    "Each line in its own language, so that no language alone sounds like a machine"
+    speak, rng, rows = Espeak(), random.Random(seed), []
+    for i, line in enumerate(Path(text).read_text(encoding='utf-8').splitlines()):
+        language, sentence = line.split('\t')
+        voice = rng.choice(dict(en=['en-us', 'en-us', 'en-gb-scotland', 'en-029'], fr=['fr', 'fr-be', 'fr-ch']).get(language, [language]))
+        rows.append(_row(speak(sentence, voice, **_manner(speak, rng)), language, 'espeak', f'espeak/{voice}', f'espeak/{i}', Path(text).name, 'BSD-3-Clause'))
+    return rows
+
+
+def write(rows, out):
+    import pyarrow as pa, pyarrow.parquet as pq
+    pq.write_table(pa.Table.from_pylist(rows), out)
+
+
+if __name__ == '__main__':
+    match sys.argv[1:]:
+        case ['samples']: samples()
+        case ['pairs', text, out]: write(pairs(text), out)
+        case ['sentences', text, out]: write(sentences(text), out)
+        case _: sys.exit(__doc__)
