@@ -7,6 +7,7 @@ __all__ = ['predict', 'train', 'export', 'eval', 'demo', 'quantize', 'main']
 
 # %% ../nbs/09_cli.ipynb #090004
 import csv, io, json, os, sys
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from fire import Fire
@@ -22,14 +23,16 @@ def _csv(values):
     return line.getvalue()
 
 # %% ../nbs/09_cli.ipynb #090008
-def _row(p, format, languages):
-    "One prediction as a line"
-    d = p.to_dict()
-    if format == 'json': return json.dumps(d, ensure_ascii=False)
-    if format == 'csv': return _csv([d['path'], d['status'], d['language'] or '', d['seconds'], *(d['probabilities'].get(l, '') for l in languages), d['error'] or ''])
-    return f'{_plain(p.path)}\t{_plain(p)}'
+def _header(languages, timeline=False):
+    return _csv([*(['start', 'end'] if timeline else []), 'path', 'status', 'language', 'seconds', *languages, 'error'])
 
-def _header(format, languages): return _csv(['path', 'status', 'language', 'seconds', *languages, 'error']) if format == 'csv' else None
+def _row(p, format, languages, when=()):
+    "One prediction as a line; `when` is the start and end of a stretch, in seconds"
+    d, when = p.to_dict(), [round(t, 2) for t in when]
+    if format == 'json': return json.dumps(dict(zip(('start', 'end'), when)) | d, ensure_ascii=False)
+    if format == 'table': return '\t'.join([*(f'{t:8.1f} s' for t in when), _plain(p.path), _plain(p)])
+    shares = [d['probabilities'].get(l, '') for l in languages]
+    return _csv([*when, d['path'], d['status'], d['language'] or '', d['seconds'], *shares, d['error'] or ''])
 
 # %% ../nbs/09_cli.ipynb #090011
 def _files(paths):
@@ -74,7 +77,7 @@ def predict(
     clf = LanguageClassifier.from_pretrained(model)
     if timeline: return _timelines(clf, _files(paths), languages, format)
     bad = False
-    if header := _header(format, clf.languages): print(header)
+    if format == 'csv': print(_header(clf.languages))
     for p in clf.classify_files(_files(paths), workers, languages=languages):
         print(_row(p, format, clf.languages), flush=True)
         bad |= p.status == 'error'
@@ -84,14 +87,11 @@ def predict(
 def _timelines(clf, paths, languages, format):
     "A line for each stretch of each file"
     bad = False
-    if format == 'csv': print('start,end,' + _header(format, clf.languages))
+    if format == 'csv': print(_header(clf.languages, timeline=True))
     for path in paths:
         try: stretches = clf.timeline(path, languages=languages)
         except AudioError as e: stretches, bad = [(0., 0., Prediction(status='error', error=str(e)))], True
-        for start, end, p in stretches:
-            p = Prediction(**{**vars(p), 'path': str(path)})
-            if format == 'json': print(json.dumps(dict(start=round(start, 2), end=round(end, 2), **p.to_dict()), ensure_ascii=False), flush=True)
-            else: print((f'{start:.2f},{end:.2f},' if format == 'csv' else f'{start:8.1f} to {end:8.1f} s\t') + _row(p, format, clf.languages), flush=True)
+        for start, end, p in stretches: print(_row(replace(p, path=str(path)), format, clf.languages, (start, end)), flush=True)
     if bad: raise SystemExit(1)
 
 # %% ../nbs/09_cli.ipynb #090020
@@ -116,9 +116,11 @@ def eval(data, model=None, role=None, out=None):
     from spoken_lang.inference import LanguageClassifier
     from spoken_lang.training import TrainConfig, read_data
     clf = LanguageClassifier.from_pretrained(model)
-    report = evaluate(clf.classify, read_data(TrainConfig(data=str(data).split(','), role=role, labels=clf.labels), complete=False))
-    f = report.figures()
-    print(f'macro F1 {f["f1"]:.3f} (95 % interval {report.interval()[0]:.3f} to {report.interval()[1]:.3f}, {f["n"]} clips of {f["recordings"]} recordings), IoU {f["iou"]:.3f}, precision {f["precision"]:.3f}, recall {f["recall"]:.3f}, ECE {report.ece():.3f}')
+    config = TrainConfig(data=str(data).split(','), role=role, labels=clf.labels)
+    report = evaluate(clf.classify, read_data(config, complete=False))
+    f, (low, high) = report.figures(), report.interval()
+    print(f'macro F1 {f["f1"]:.3f} (95 % interval {low:.3f} to {high:.3f}; {f["n"]} clips of {f["recordings"]} recordings)')
+    print(f'IoU {f["iou"]:.3f}, precision {f["precision"]:.3f}, recall {f["recall"]:.3f}, ECE {report.ece():.3f}')
     print(report.by('language').to_string(), report.by('source').to_string(), sep='\n\n')
     if out: save_reports(out, dict(model=str(clf.path.name), data=str(data)), all=report)
 

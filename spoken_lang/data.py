@@ -39,9 +39,10 @@ def read_folders(
     rows, root = [], Path(root)
     for path in audio_files(root):
         language, *speaker, name = path.relative_to(root).parts if len(path.relative_to(root).parts) > 1 else ('', path.name)
-        try: rows.append((str(path), _code(language), root.name, f'{root.name}/{"/".join(speaker) or path.stem}', str(path), _seconds(path)))
+        speaker = f'{root.name}/{"/".join(speaker) or path.stem}'
+        try: rows.append((str(path), _code(language), root.name, speaker, str(path), _seconds(path)))
         except AudioError as e: print(f'left out: {e}')
-    if not rows: raise ValueError(f'{root}: no recordings found. It should hold one folder for each language, with audio files in it.')
+    if not rows: raise ValueError(f'{root}: no recordings found. It should hold one folder for each language.')
     return pd.DataFrame(rows, columns=COLUMNS)
 
 # %% ../nbs/01_data.ipynb #010011
@@ -58,9 +59,11 @@ def read_parquet(
 ) -> pd.DataFrame:  # a manifest, with the columns `code` (the language as the corpus has it) and `kind` besides
     "A manifest from parquet shards with `audio {bytes, path}`, `lang`, `source`, `speaker`, `recording`, `seconds`"
     df = pd.concat([pd.read_parquet(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)], ignore_index=True)
-    if missing := {'audio', 'lang', 'source', 'speaker', 'recording', 'seconds'} - set(df): raise ValueError(f'{paths}: the shards lack {", ".join(sorted(missing))}.')
+    if missing := {'audio', 'lang', 'source', 'speaker', 'recording', 'seconds'} - set(df):
+        raise ValueError(f'{paths}: lacks the column {", ".join(sorted(missing))}.')
     if role: df = df[df.role == role]
-    df = df.assign(audio=df.audio.map(lambda a: a['bytes']), code=df.lang, language=df.lang.where(df.lang.isin([*labels, 'none']), 'other'))
+    language = df.lang.where(df.lang.isin([*labels, 'none']), 'other')
+    df = df.assign(audio=df.audio.map(lambda a: a['bytes']), code=df.lang, language=language)
     return df[[*COLUMNS, 'code', *(['kind'] if 'kind' in df else [])]].reset_index(drop=True)
 
 # %% ../nbs/01_data.ipynb #010018
@@ -69,11 +72,13 @@ def read_manifest(
 ) -> pd.DataFrame:  # a manifest
     "A manifest from a CSV with `audio` and `language`; what else is missing is filled in"
     df, path = pd.read_csv(path), Path(path)
-    if missing := {'audio', 'language'} - set(df): raise ValueError(f'{path}: lacks the column {", ".join(sorted(missing))}. A manifest has: {", ".join(COLUMNS)}.')
+    if missing := {'audio', 'language'} - set(df):
+        raise ValueError(f'{path}: lacks the column {", ".join(sorted(missing))}. A manifest has: {", ".join(COLUMNS)}.')
     df['audio'] = [str(path.parent/a) for a in df.audio]
     df['language'] = [_code(l) for l in df.language]
-    defaults = dict(source=lambda: path.stem, speaker=lambda: df.audio, recording=lambda: df.audio, seconds=lambda: [_seconds(a) for a in df.audio])
-    return df.assign(**{c: f() for c, f in defaults.items() if c not in df})[COLUMNS + [c for c in df if c not in COLUMNS]]
+    if 'seconds' not in df: df['seconds'] = [_seconds(a) for a in df.audio]
+    missing = {c: v for c, v in dict(source=path.stem, speaker=df.audio, recording=df.audio).items() if c not in df}
+    return df.assign(**missing)[COLUMNS + [c for c in df if c not in COLUMNS]]
 
 # %% ../nbs/01_data.ipynb #010021
 def split_by_group(
@@ -88,7 +93,8 @@ def split_by_group(
     held_out = set()
     for language, seconds in manifest.groupby(['language', by]).seconds.sum().groupby('language'):
         seconds = seconds.droplevel(0)
-        held_out |= _take(seconds.loc[sorted(seconds.index, key=lambda g: hashlib.md5(f'{seed}{g}'.encode()).digest())], valid, held_out)
+        order = sorted(seconds.index, key=lambda g: hashlib.md5(f'{seed}{g}'.encode()).digest())
+        held_out |= _take(seconds[order], valid, held_out)
     is_valid = manifest[by].isin(held_out)
     return manifest[~is_valid], manifest[is_valid]
 
@@ -120,7 +126,7 @@ def add_noise(wav, rng, noises=()):
     noise = noises[rng.integers(len(noises))] if len(noises) and rng.random() < .7 else _coloured(len(wav), rng)
     noise = np.roll(np.resize(noise, len(wav)), rng.integers(len(wav)))
     if not noise.any() or not wav.any(): return wav
-    return AF.add_noise(torch.from_numpy(wav)[None], torch.from_numpy(noise)[None], torch.tensor([rng.uniform(3, 30)]))[0].numpy()
+    return AF.add_noise(torch.from_numpy(wav), torch.from_numpy(noise), torch.tensor(rng.uniform(3, 30))).numpy()
 
 def _coloured(n, rng):
     "Noise whose power falls with frequency to a random power, from white to brown"
@@ -148,9 +154,9 @@ def limit_band(wav, rng):
 # %% ../nbs/01_data.ipynb #010032
 def code(wav, rng):
     "Through a lossy codec and back: mp3 at a random quality, or the GSM of telephones"
-    format, subtype, rate, level = [('MP3', 'MPEG_LAYER_III', SAMPLE_RATE, rng.uniform(.6, 1.)), ('WAV', 'GSM610', 8_000, None)][rng.integers(2)]
-    buffer = io.BytesIO()
-    sf.write(buffer, soxr.resample(wav, SAMPLE_RATE, rate).clip(-1, 1), rate, format=format, subtype=subtype, compression_level=level)
+    buffer, rate = io.BytesIO(), SAMPLE_RATE if rng.random() < .5 else 8_000
+    how = dict(format='WAV', subtype='GSM610') if rate == 8_000 else dict(format='MP3', compression_level=rng.uniform(.6, 1.))
+    sf.write(buffer, soxr.resample(wav, SAMPLE_RATE, rate).clip(-1, 1), rate, **how)
     buffer.seek(0)
     return soxr.resample(sf.read(buffer, dtype='float32')[0], rate, SAMPLE_RATE)
 
@@ -167,7 +173,8 @@ def augment(
     noises=(),  # recordings without speech, 16 kHz
 ) -> np.ndarray:  # (samples',), float32: another length where the speed changed
     "Move a clip elsewhere: speed, room, noise, overdrive, tone, band and codec, each with a probability of its own"
-    chain = [(.6, change_speed), (.3, add_room), (.5, partial(add_noise, noises=noises)), (.1, overdrive), (.5, tilt), (.2, limit_band), (.2, code)]
+    chain = [(.6, change_speed), (.3, add_room), (.5, partial(add_noise, noises=noises)), (.1, overdrive),
+             (.5, tilt), (.2, limit_band), (.2, code)]
     for p, change in chain:
         if rng.random() < p: wav = change(wav, rng)
     return wav.astype('float32')
@@ -182,7 +189,8 @@ class AudioDataset(Dataset):
         samples: int = None,  # trim or repeat to this many; None keeps the length
         seed: int = 0,
     ):
-        if strange := set(manifest.language) - set(labels): raise ValueError(f'the manifest has {sorted(strange)}, which are not among the labels {labels}.')
+        if strange := set(manifest.language) - set(labels):
+            raise ValueError(f'the manifest has {sorted(strange)}, which are not among the labels {labels}.')
         self.audio, self.labels = list(manifest.audio), [labels.index(l) for l in manifest.language]
         self.change, self.samples, self.seed, self.epoch = change, samples, seed, 0
 
@@ -232,7 +240,9 @@ def _fingerprint(dataset, key):
     "A hash of the clips, their labels and what is done to them"
     change = getattr(dataset.change, 'func', dataset.change)  # behind a partial
     h = hashlib.md5(f'{key} {getattr(change, "__name__", None)} {dataset.samples} {dataset.seed}'.encode())
-    for audio, label in zip(dataset.audio, dataset.labels): h.update(audio if isinstance(audio, bytes) else str(audio).encode()); h.update(bytes([label]))
+    for audio, label in zip(dataset.audio, dataset.labels):
+        h.update(audio if isinstance(audio, bytes) else str(audio).encode())
+        h.update(bytes([label]))
     return h.hexdigest()[:16]
 
 class _OrReason(Dataset):
@@ -251,21 +261,27 @@ def _write_features(dataset, fbank, path, copies, workers):
         for dataset.epoch in range(copies):
             loader = DataLoader(_OrReason(dataset), batch_size=8, num_workers=workers, collate_fn=list)
             for batch in tqdm(loader, desc=f'features, copy {dataset.epoch+1} of {copies}'):
-                for i, bad in batch: 
-                    if isinstance(bad, str): tqdm.write(f'left out: clip {i}: {bad}')
-                good = [(i, c) for i, c in batch if not isinstance(c, str)]
-                if good: _append(f, index, good, *fbank(*list(collate([c for _, c in good]).values())[:2]))
+                for i, reason in batch:
+                    if isinstance(reason, str): tqdm.write(f'left out: clip {i}: {reason}')
+                _append(f, index, fbank, [(i, c) for i, c in batch if not isinstance(c, str)])
     return index
 
-def _append(f, index, clips, features, frames):
-    for (i, c), x, n in zip(clips, features, frames.tolist()):
-        index['offsets'].append(f.tell()); index['frames'].append(n); index['labels'].append(c['label']); index['clips'].append(i)
-        f.write(x[:n].numpy().astype('float16').tobytes()); index['bins'] = x.shape[1]
+def _append(f, index, fbank, clips):
+    "Add some clips' features to the file, and where they lie to the index"
+    if not clips: return
+    batch = collate([c for _, c in clips])
+    for (i, c), x, n in zip(clips, *fbank(batch['wavs'], batch['lengths'])):
+        for key, value in dict(offsets=f.tell(), frames=int(n), labels=c['label'], clips=i).items(): index[key].append(value)
+        f.write(x[:n].numpy().astype('float16').tobytes())
+        index['bins'] = x.shape[1]
 
 # %% ../nbs/01_data.ipynb #010051
 class FeatureDataset(Dataset):
-    "A cache as a data set of `{'features': (frames, bins), 'label': int}`; `crop` frames of a clip at random, repeated where it is too short"
-    def __init__(self, folder, crop: int = None):
+    "A cache as a data set of `{'features': (frames, bins), 'label': int}`"
+    def __init__(self,
+        folder,  # of `cache_features`
+        crop: int = None,  # take this many frames at random, repeating a clip that is too short; None takes all
+    ):
         index = json.loads((Path(folder)/'index.json').read_text())
         self.__dict__.update({k: np.array(v) for k, v in index.items()}); self.crop = crop
         self.data = np.memmap(Path(folder)/'features.f16', 'float16', 'r')

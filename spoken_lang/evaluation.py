@@ -93,8 +93,10 @@ def plot_confusion(self:Report,
     share = m/m.sum(1, keepdims=True)
     ax = ax or plt.figure(figsize=(4.5, 3), layout='constrained').gca()
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
-    for i, j in np.ndindex(m.shape): ax.text(j, i, m[i, j] or '', ha='center', va='center', fontsize=8, color='white' if share[i, j] > .5 else 'black')
-    ax.set_xticks(range(len(columns)), [c.replace('_', '\n') for c in columns], fontsize=8); ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    for i, j in np.ndindex(m.shape):
+        ax.text(j, i, m[i, j] or '', ha='center', va='center', fontsize=8, color='white' if share[i, j] > .5 else 'black')
+    ax.set_xticks(range(len(columns)), [c.replace('_', '\n') for c in columns], fontsize=8)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
     ax.set(xlabel='answered', ylabel='spoken')
     return ax
 
@@ -137,8 +139,8 @@ def fit_temperature(
 @patch
 def to_dict(self:Report) -> dict:
     "All figures in plain types: macro averages, interval, ECE, and accuracy by source"
-    by_source = {k: {c: v for c, v in row.items()} for k, row in self.by('source').to_dict('index').items()}
-    return dict(**self.figures(), f1_interval=list(self.interval()), ece=self.ece(), answers=self.clips.answer.value_counts().to_dict(), by_source=by_source)
+    return dict(**self.figures(), f1_interval=list(self.interval()), ece=self.ece(),
+                answers=self.clips.answer.value_counts().to_dict(), by_source=self.by('source').to_dict('index'))
 
 def save_reports(
     path,  # a JSON file
@@ -147,4 +149,5 @@ def save_reports(
 ):
     "Write reports and what they are about into one result file"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(dict(about=about, **{k: r.to_dict() for k, r in reports.items()}), indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    text = json.dumps(dict(about=about, **{k: r.to_dict() for k, r in reports.items()}), indent=1, ensure_ascii=False)
+    Path(path).write_text(text + '\n', encoding='utf-8')

@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np, onnxruntime as ort
+import spoken_lang.core
 from fastcore.basics import patch
-from .core import SAMPLE_RATE, AudioError, Prediction, find_language, stream_audio
+from .core import SAMPLE_RATE, AudioError, Prediction, find_language, name_of, stream_audio
 
 # %% ../nbs/06_inference.ipynb #060007
 def _find_model(path):
     "The ONNX file that `path` means: itself, the one in a run's folder, or the shipped one"
-    if path is None: return Path(__file__).parent/'models'/'starter.onnx' if '__file__' in globals() else Path('../spoken_lang/models/starter.onnx')
+    if path is None: return Path(spoken_lang.core.__file__).parent/'models'/'starter.onnx'
     path = Path(path)
-    if path.is_dir(): return next((p for p in (path/'model.onnx', *sorted(path.glob('*.onnx'))) if p.exists()), path/'model.onnx')
-    return path
+    return path/'model.onnx' if path.is_dir() else path
 
 # %% ../nbs/06_inference.ipynb #060008
 class LanguageClassifier:
@@ -32,9 +32,10 @@ class LanguageClassifier:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
         try: self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-        except Exception as e: raise ValueError(f'{path}: not a model that can be loaded ({str(e).splitlines()[0][:200]}). Give an ONNX file made by `spoken_lang export`.') from None
+        except Exception as e:  # of onnxruntime's own, which share no base
+            raise ValueError(f'{path}: not a model that can be loaded. Give an ONNX file of `spoken_lang export`.') from e
         meta = self.session.get_modelmeta().custom_metadata_map
-        if 'labels' not in meta: raise ValueError(f'{path}: holds no labels, so it is no spoken_lang model. Give an ONNX file made by `spoken_lang export`.')
+        if 'labels' not in meta: raise ValueError(f'{path}: not a model of ours. Give an ONNX file of `spoken_lang export`.')
         self.path, self.labels, self.temperature = Path(path), json.loads(meta['labels']), float(meta.get('temperature', 1))
         self.languages = [l for l in self.labels if l not in ('other', 'none')]
 
@@ -87,7 +88,8 @@ def _listen(self:LanguageClassifier, blocks, enough):
     return np.array([r for r in rows if r is not None]), heard
 
 @patch
-def _probability(self:LanguageClassifier, row, label): return float(np.exp(row[self.labels.index(label)])) if label in self.labels else 0.
+def _probability(self:LanguageClassifier, row, label):
+    return float(np.exp(row[self.labels.index(label)])) if label in self.labels else 0.
 
 # %% ../nbs/06_inference.ipynb #060022
 @patch
@@ -96,7 +98,8 @@ def _candidates(self:LanguageClassifier, languages=None, priors=None):
     if isinstance(languages, str): languages = languages.split(',')
     codes = [find_language(l, self.languages) for l in (languages or priors or self.languages)]
     prior = {find_language(l, self.languages): p for l, p in (priors or {}).items()}
-    if any(not p >= 0 for p in prior.values()) or prior and not any(prior.get(c, 0) for c in codes): raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
+    if any(not p >= 0 for p in prior.values()) or prior and not any(prior.get(c, 0) for c in codes):
+        raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'): return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
 
 @patch
@@ -125,7 +128,7 @@ def classify(self:LanguageClassifier,
     "Which language is spoken in a recording; `AudioError` where it cannot be read"
     self._candidates(languages, priors)  # object before any work is done
     rows, heard = self._listen(stream_audio(source, rate), enough)
-    if not heard: raise AudioError(f'{source if isinstance(source, (str, Path)) else "the recording"}: holds no audio samples. Give a file with sound in it.')
+    if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return self._decide(rows, heard, languages, priors)
 
 # %% ../nbs/06_inference.ipynb #060030

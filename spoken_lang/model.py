@@ -39,7 +39,8 @@ class LogMel(nn.Module):
     def __init__(self, num_mel_bins: int = 80, low_freq: float = 20., high_freq: float = 0.):
         super().__init__()
         mel, _ = get_mel_banks(num_mel_bins, 512, SAMPLE_RATE, low_freq, high_freq, 100., -500., 1.)
-        self.register_buffer('frame', (kaldi_frame_matrix()*2**15).float()[:, None], persistent=False)  # Kaldi counts in 16-bit steps
+        frame = kaldi_frame_matrix()*2**15  # Kaldi counts in 16-bit steps
+        self.register_buffer('frame', frame.float()[:, None], persistent=False)
         self.register_buffer('mel', mel.float()[:, :, None], persistent=False)
 
 # %% ../nbs/02_model.ipynb #020011
@@ -147,9 +148,9 @@ class SpokenLanguageConfig(PretrainedConfig):
 # %% ../nbs/02_model.ipynb #020029
 def s2t_medium_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `SpokenLanguageConfig`
     "The published size: the encoder of facebook/s2t-medium-mustc-multilingual-st"
-    size = dict(d_model=512, encoder_layers=12, encoder_ffn_dim=2048, encoder_attention_heads=8, conv_channels=1024, encoder_layerdrop=0.,
-        num_mel_bins=80, input_feat_per_channel=80, max_source_positions=6000)
-    return SpokenLanguageConfig(**{**dict(encoder='speech_to_text', num_mel_bins=80, high_freq=0., speech_to_text=size), **kwargs})
+    size = dict(d_model=512, encoder_layers=12, encoder_ffn_dim=2048, encoder_attention_heads=8, conv_channels=1024,
+                encoder_layerdrop=0., input_feat_per_channel=80, max_source_positions=6000)
+    return SpokenLanguageConfig(**dict(encoder='speech_to_text', num_mel_bins=80, high_freq=0., speech_to_text=size) | kwargs)
 
 # %% ../nbs/02_model.ipynb #020031
 class _AttentiveStatistics(nn.Module):
@@ -164,21 +165,31 @@ class _AttentiveStatistics(nn.Module):
         return torch.cat([mean, ((w*(x - mean[..., None]).square()).sum(2)).clamp(min=1e-6).sqrt()], 1)
 
 # %% ../nbs/02_model.ipynb #020033
+def _encoder(config):
+    "(encoder, its channels) as the config says"
+    if config.encoder == 'tdnn':
+        return TdnnEncoder(config.num_mel_bins, config.hidden_size, config.num_layers, config.dropout), config.hidden_size
+    if config.encoder == 'speech_to_text':
+        c = Speech2TextConfig(**config.speech_to_text, attn_implementation='eager')
+        return _Speech2TextEncoder(c), c.d_model
+    raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, speech_to_text.')
+
+# %% ../nbs/02_model.ipynb #020034
 class SpokenLanguageClassifier(PreTrainedModel):
     "A speech encoder, a convolution block with max pooling, and a linear head over its statistics"
     config_class, main_input_name = SpokenLanguageConfig, 'input_features'
     def __init__(self, config):
         super().__init__(config)
-        if config.encoder == 'tdnn': self.encoder = TdnnEncoder(config.num_mel_bins, config.hidden_size, config.num_layers, config.dropout)
-        elif config.encoder == 'speech_to_text': self.encoder = _Speech2TextEncoder(s := Speech2TextConfig(**config.speech_to_text, attn_implementation='eager'))
-        else: raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, speech_to_text.')
-        width, c = config.hidden_size if config.encoder == 'tdnn' else s.d_model, config.conv_channels
+        self.encoder, width = _encoder(config)
+        c = config.conv_channels
         self.conv, self.norm = nn.Conv1d(width, c, 3, padding=1), nn.BatchNorm1d(c)
-        self.pool, self.dropout, self.head = _AttentiveStatistics(c), nn.Dropout(config.dropout), nn.Linear(2*c, config.num_labels)
+        self.pool, self.dropout = _AttentiveStatistics(c), nn.Dropout(config.dropout)
+        self.head = nn.Linear(2*c, config.num_labels)
         self.post_init()
+
     def _init_weights(self, module): pass  # PyTorch's own, and Speech2Text's within its encoder
 
-# %% ../nbs/02_model.ipynb #020034
+# %% ../nbs/02_model.ipynb #020035
 @patch
 def forward(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel
@@ -191,5 +202,6 @@ def forward(self:SpokenLanguageClassifier,
     x, mask = self.encoder(input_features, attention_mask)
     x = F.max_pool1d(F.pad(F.relu(self.conv(x*mask))*mask, (0, 1)), 2)  # the zeros behind the end never win over a ReLU
     logits = self.head(self.dropout(self.pool(self.norm(x), mask[..., ::2])))
-    loss = None if labels is None else F.cross_entropy(logits, labels, label_smoothing=getattr(self.config, 'label_smoothing', 0.))
+    smoothing = getattr(self.config, 'label_smoothing', 0.)
+    loss = None if labels is None else F.cross_entropy(logits, labels, label_smoothing=smoothing)
     return SequenceClassifierOutput(loss=loss, logits=logits)

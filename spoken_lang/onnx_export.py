@@ -6,7 +6,7 @@
 __all__ = ['export_onnx', 'verify_onnx', 'export_run']
 
 # %% ../nbs/05_onnx_export.ipynb #050004
-import json, logging, os, warnings
+import json, logging, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, onnx, onnxruntime as ort, torch
@@ -42,8 +42,9 @@ def _to_onnx(model, path):
     free = torch.export.Dim.DYNAMIC
     example = (torch.randn(2, 3*SAMPLE_RATE), torch.tensor([3*SAMPLE_RATE, 2*SAMPLE_RATE]))
     with _quiet(), torch.inference_mode():
-        torch.onnx.export(_WaveClassifier(model.eval()), example, str(path), input_names=['wavs', 'lengths'], output_names=['logits'],
-            dynamic_shapes=({0: free, 1: free}, {0: free}), opset_version=18, external_data=False, dynamo=True, verbose=False)
+        torch.onnx.export(_WaveClassifier(model.eval()), example, str(path), dynamo=True, opset_version=18,
+            input_names=['wavs', 'lengths'], output_names=['logits'], dynamic_shapes=({0: free, 1: free}, {0: free}),
+            external_data=False, verbose=False)
 
 # %% ../nbs/05_onnx_export.ipynb #050010
 def export_onnx(
@@ -60,19 +61,20 @@ def export_onnx(
     _to_onnx(model, unfinished)
     graph = onnx.load(unfinished)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    props = dict(labels=json.dumps(labels), sample_rate=str(SAMPLE_RATE), temperature=str(temperature), license=license, **{k: str(v) for k, v in metadata.items()})
-    onnx.helper.set_model_props(graph, props)
+    props = dict(labels=json.dumps(labels), sample_rate=SAMPLE_RATE, temperature=temperature, license=license, **metadata)
+    onnx.helper.set_model_props(graph, {k: str(v) for k, v in props.items()})
     _forget_where(graph)
     onnx.save(graph, unfinished)
-    return unfinished.rename(path) if os.name != 'nt' else Path(os.replace(unfinished, path) or path)
+    return unfinished.replace(path)
 
 # %% ../nbs/05_onnx_export.ipynb #050011
 def _forget_where(graph):
     "Take out the exporter's notes on source files and stack traces: they name the machine's folders and double the size"
     graph.doc_string = ''
-    for node in graph.graph.node: node.doc_string = ''; del node.metadata_props[:]
-    for value in [*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer]: value.doc_string = ''; del value.metadata_props[:]
-    del graph.graph.metadata_props[:]
+    g = graph.graph
+    for part in (g, *g.node, *g.value_info, *g.input, *g.output, *g.initializer):
+        part.doc_string = ''
+        del part.metadata_props[:]
 
 # %% ../nbs/05_onnx_export.ipynb #050014
 def verify_onnx(
@@ -87,7 +89,8 @@ def verify_onnx(
     if wavs is None: wavs = [rng.normal(0, .1, int(s*SAMPLE_RATE)).astype('float32') for s in (.5, 1, 2.345, 6.25, 10, 30)]
     batches = [[w] for w in wavs] + [wavs[:8], wavs[-3:]]
     worst = max(_difference(session, net, b) for b in batches)
-    if worst > tolerance: raise ValueError(f'{path}: differs from the PyTorch model by {worst:.2g}, more than {tolerance:g}. Export it again.')
+    if worst > tolerance:
+        raise ValueError(f'{path}: differs from the PyTorch model by {worst:.2g}, more than {tolerance:g}. Export it again.')
     return worst
 
 # %% ../nbs/05_onnx_export.ipynb #050015
@@ -106,8 +109,10 @@ def export_run(
 ) -> Path:  # `<run>/model.onnx`
     "Export a run's network with the temperature of its held-out clips, and verify the file"
     run = Path(run)
-    if not (run/'model'/'config.json').exists(): raise ValueError(f'{run}: holds no trained model. Give the folder that `spoken_lang train` named at its end.')
+    if not (run/'model'/'config.json').exists():
+        raise ValueError(f'{run}: holds no trained model. Give the folder that `spoken_lang train` named at its end.')
     model, held_out = SpokenLanguageClassifier.from_pretrained(run/'model'), np.load(run/'valid.npz')
-    path = export_onnx(model, run/'model.onnx', temperature=fit_temperature(held_out['logits'], held_out['labels']), **metadata)
+    temperature = fit_temperature(held_out['logits'], held_out['labels'])
+    path = export_onnx(model, run/'model.onnx', temperature, **metadata)
     verify_onnx(model, path)
     return path

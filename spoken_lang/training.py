@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch, torchaudio.functional as AF, yaml
 from fastcore.basics import patch, store_attr
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
-from torch.utils.data import ConcatDataset, Subset, WeightedRandomSampler
+from torch.utils.data import ConcatDataset, DataLoader, Subset, WeightedRandomSampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
@@ -57,9 +57,10 @@ def _check(key, value, types):
         near = difflib.get_close_matches(key, types, 1)
         raise ValueError(f'config: unknown key {key!r}. ' + (f'Did you mean {near[0]!r}?' if near else f'Choose from: {", ".join(types)}.'))
     want = types[key]
-    if value is not None and not isinstance(value, (int, float) if want is float else want) or isinstance(value, bool) != (want is bool) and value is not None:
-        raise ValueError(f'config: {key} must be of type {want.__name__}, not {value!r}.')
-    if key in _CHOICES and value not in _CHOICES[key]: raise ValueError(f'config: {key} must be one of {", ".join(_CHOICES[key])}, not {value!r}.')
+    fits = isinstance(value, (int, float) if want is float else want) and (want is bool or not isinstance(value, bool))
+    if not fits and value is not None: raise ValueError(f'config: {key} must be of type {want.__name__}, not {value!r}.')
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise ValueError(f'config: {key} must be one of {", ".join(_CHOICES[key])}, not {value!r}.')
 
 # %% ../nbs/03_training.ipynb #030009
 def read_config(
@@ -94,7 +95,8 @@ def read_data(
         if not found: raise ValueError(f'data: {pattern} matches nothing. Check the path, which is relative to where you are.')
     df = pd.concat([_read(p, config).assign(part=p) for p in paths], ignore_index=True)
     df = df[df.language.isin(config.labels)].reset_index(drop=True)
-    if complete and (missing := set(config.labels) - set(df.language)): raise ValueError(f'data: no clips for {", ".join(sorted(missing))}. Add some, or take the label out.')
+    if complete and (missing := set(config.labels) - set(df.language)):
+        raise ValueError(f'data: no clips for {", ".join(sorted(missing))}. Add some, or take the label out.')
     return df
 
 # %% ../nbs/03_training.ipynb #030016
@@ -137,7 +139,8 @@ def metrics(
     "Macro F1, IoU, precision and recall, over the classes that occur"
     guess, classes = np.argmax(logits, 1), np.unique(labels)
     how = dict(labels=classes, average='macro', zero_division=0)
-    return {name: float(f(labels, guess, **how)) for name, f in dict(f1=f1_score, iou=jaccard_score, precision=precision_score, recall=recall_score).items()}
+    scores = dict(f1=f1_score, iou=jaccard_score, precision=precision_score, recall=recall_score)
+    return {name: float(score(labels, guess, **how)) for name, score in scores.items()}
 
 # %% ../nbs/03_training.ipynb #030028
 class _BalancedTrainer(Trainer):
@@ -149,16 +152,17 @@ class _BalancedTrainer(Trainer):
     def _get_train_sampler(self, dataset=None): return WeightedRandomSampler(self.weights, len(self.weights))
 
     def get_eval_dataloader(self, dataset=None):
-        return torch.utils.data.DataLoader(dataset if dataset is not None else self.eval_dataset, self.args.eval_batch_size, collate_fn=self.eval_collator)
+        return DataLoader(self.eval_dataset if dataset is None else dataset, self.args.eval_batch_size, collate_fn=self.eval_collator)
 
 # %% ../nbs/03_training.ipynb #030029
 def _training_arguments(config, run):
     "Our decisions in the Trainer's words"
-    return TrainingArguments(output_dir=str(run/'checkpoints'), max_steps=config.steps, per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=32, learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay,
-        eval_strategy='steps', eval_steps=config.eval_every, save_strategy='steps', save_steps=config.eval_every, save_total_limit=2,
-        load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=True, logging_steps=50,
-        report_to=[], remove_unused_columns=False, seed=config.seed, dataloader_num_workers=0)
+    rate = dict(learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay)
+    when = dict(eval_strategy='steps', eval_steps=config.eval_every, save_strategy='steps', save_steps=config.eval_every, save_total_limit=2)
+    best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=True)
+    size = dict(per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=32, max_steps=config.steps)
+    return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **when, **best, **size, seed=config.seed,
+        logging_steps=50, report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
 
 # %% ../nbs/03_training.ipynb #030030
 def _network(config):
@@ -170,11 +174,12 @@ def _network(config):
 def _cached(config, manifest, mel, change=None, copies=1):
     "The cache of a manifest's features"
     key = f'{mel.mel.shape} {mel.mel.sum():.3f}'
-    return cache_features(AudioDataset(manifest, config.labels, change, seed=config.seed), mel.fbank, Path(config.workspace)/'cache', copies, config.workers, key)
+    dataset = AudioDataset(manifest, config.labels, change, seed=config.seed)
+    return cache_features(dataset, mel.fbank, Path(config.workspace)/'cache', copies, config.workers, key)
 
 # %% ../nbs/03_training.ipynb #030031
 def _training_set(config, df, train, mel):
-    "(data set, index in `train` of each of its clips). Each file of `data` has a cache of its own, whatever the split, so more data costs only its own time"
+    "(data set, index in `train` of each of its clips). Each file of `data` has its own cache, so more data costs only its own time"
     noises = [load_audio(a) for a in train[train.language == 'none'].audio]
     sets, clips = [], []
     for _, part in df.groupby('part', sort=False):
@@ -215,5 +220,6 @@ def train(
     trainer.save_model(run/'model')
     answers = trainer.predict(trainer.eval_dataset, metric_key_prefix='valid')
     np.savez(run/'valid.npz', logits=answers.predictions, labels=answers.label_ids)
-    (run/'metrics.json').write_text(json.dumps({**answers.metrics, 'best': trainer.state.best_metric, 'step': trainer.state.best_global_step}, indent=1))
+    figures = answers.metrics | dict(best=trainer.state.best_metric, step=trainer.state.best_global_step)
+    (run/'metrics.json').write_text(json.dumps(figures, indent=1))
     return run
