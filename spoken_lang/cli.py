@@ -22,7 +22,7 @@ def _csv(values):
     csv.writer(line, lineterminator='').writerow(values)
     return line.getvalue()
 
-# %% ../nbs/09_cli.ipynb #090008
+# %% ../nbs/09_cli.ipynb #090009
 def _header(languages, timeline=False):
     return _csv([*(['start', 'end'] if timeline else []), 'path', 'status', 'language', 'seconds', *languages, 'error'])
 
@@ -34,14 +34,14 @@ def _row(p, format, languages, when=()):
     shares = [d['probabilities'].get(l, '') for l in languages]
     return _csv([*when, d['path'], d['status'], d['language'] or '', d['seconds'], *shares, d['error'] or ''])
 
-# %% ../nbs/09_cli.ipynb #090011
+# %% ../nbs/09_cli.ipynb #090012
 def _files(paths):
     "Files as they are, folders walked; an empty folder is kept, to be reported"
     for p in map(Path, paths):
         if p.is_dir(): yield from audio_files(p) or [p]
         else: yield p
 
-# %% ../nbs/09_cli.ipynb #090014
+# %% ../nbs/09_cli.ipynb #090015
 def _stop(message, code):
     print(f'spoken_lang: {message}', file=sys.stderr)
     raise SystemExit(code)
@@ -58,7 +58,7 @@ def _command(f):
         except BrokenPipeError: os._exit(0)  # the reader of our output has left
     return run
 
-# %% ../nbs/09_cli.ipynb #090017
+# %% ../nbs/09_cli.ipynb #090018
 @SetParseFn(str)
 @SetParseFns(timeline=lambda s: s != 'False', workers=int)
 @_command
@@ -83,7 +83,7 @@ def predict(
         bad |= p.status == 'error'
     if bad: raise SystemExit(1)
 
-# %% ../nbs/09_cli.ipynb #090018
+# %% ../nbs/09_cli.ipynb #090019
 def _timelines(clf, paths, languages, format):
     "A line for each stretch of each file"
     bad = False
@@ -94,7 +94,7 @@ def _timelines(clf, paths, languages, format):
         for start, end, p in stretches: print(_row(replace(p, path=str(path)), format, clf.languages, (start, end)), flush=True)
     if bad: raise SystemExit(1)
 
-# %% ../nbs/09_cli.ipynb #090020
+# %% ../nbs/09_cli.ipynb #090021
 @_command
 def train(config='config.yml', run=None, **changes):
     "Train by a config file; keys can be changed, e.g. `--steps 100`; `--run FOLDER` goes on with a run that was stopped"
@@ -108,7 +108,7 @@ def export(run, license=''):
     from spoken_lang.onnx_export import export_run
     print(export_run(run, license=license))
 
-# %% ../nbs/09_cli.ipynb #090021
+# %% ../nbs/09_cli.ipynb #090022
 @_command
 def eval(data, model=None, role=None, out=None):
     "Evaluate a model on a folder, a CSV manifest or parquet shards: macro figures, interval, and a table by source"
@@ -124,7 +124,7 @@ def eval(data, model=None, role=None, out=None):
     print(report.by('language').to_string(), report.by('source').to_string(), sep='\n\n')
     if out: save_reports(out, dict(model=str(clf.path.name), data=str(data)), all=report)
 
-# %% ../nbs/09_cli.ipynb #090022
+# %% ../nbs/09_cli.ipynb #090023
 @_command
 def demo(model=None, port=7860, share=False):
     "Open the demo in a browser"
@@ -137,7 +137,7 @@ def quantize(run, how='dynamic'):
     from spoken_lang.quantization import quantize_run
     print(quantize_run(run, how))
 
-# %% ../nbs/09_cli.ipynb #090023
+# %% ../nbs/09_cli.ipynb #090024
 def main():
     "The command `spoken_lang`"
     Fire(dict(predict=predict, train=train, eval=eval, export=export, quantize=quantize, demo=demo), name='spoken_lang')

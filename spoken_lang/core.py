@@ -23,7 +23,7 @@ class Language:
     native: str  # its own name for itself
     aliases: tuple = ()  # other spellings that are accepted, in lower case
 
-# %% ../nbs/00_core.ipynb #000008
+# %% ../nbs/00_core.ipynb #000009
 LANGUAGES = {l.code: l for l in (
     Language('en', 'eng', 'English', 'English', ('en-us', 'en-gb')),
     Language('it', 'ita', 'Italian', 'Italiano', ('it-it',)),
@@ -31,7 +31,7 @@ LANGUAGES = {l.code: l for l in (
     Language('de', 'deu', 'German', 'Deutsch', ('ger', 'de-de', 'standard german', 'hochdeutsch')),
     Language('gsw', 'gsw', 'Swiss German', 'Schwiizerdütsch', ('als', 'de-ch', 'gsw-ch', 'schweizerdeutsch', 'alemannic')))}
 
-# %% ../nbs/00_core.ipynb #000011
+# %% ../nbs/00_core.ipynb #000012
 def find_language(
     name: str,  # a code, a name or an alias, in any case
     known=None,  # codes to choose from; by default those of `LANGUAGES`
@@ -48,11 +48,11 @@ def find_language(
     hint = f'Did you mean {near[0]!r}? ' if near else ''
     raise ValueError(f'{name!r} is not a language this model knows. {hint}Choose from: {", ".join(known)}.')
 
-# %% ../nbs/00_core.ipynb #000014
+# %% ../nbs/00_core.ipynb #000015
 class AudioError(ValueError):
     "A recording that cannot be read; the message is one sentence that says which, why and what to do"
 
-# %% ../nbs/00_core.ipynb #000016
+# %% ../nbs/00_core.ipynb #000017
 _SUFFIXES = set('.wav .flac .ogg .opus .mp3 .m4a .mp4 .webm .aac .aiff .wma .mov .mkv .amr .3gp'.split())
 
 def audio_files(
@@ -61,7 +61,7 @@ def audio_files(
     "The recordings below `folder`, told by their suffix"
     return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in _SUFFIXES and not p.name.startswith('.'))
 
-# %% ../nbs/00_core.ipynb #000019
+# %% ../nbs/00_core.ipynb #000020
 SAMPLE_RATE = 16_000  # Hz; what every model here listens to
 _BLOCK = 10  # seconds of sound decoded at a time
 
@@ -70,7 +70,7 @@ def _soundfile_blocks(file):
     with sf.SoundFile(file) as f:
         for block in f.blocks(blocksize=f.samplerate*_BLOCK, dtype='float32', always_2d=True): yield block, f.samplerate
 
-# %% ../nbs/00_core.ipynb #000020
+# %% ../nbs/00_core.ipynb #000022
 def _av_blocks(file):
     "The same through ffmpeg's decoders; nothing the file points to is opened, and packets that do not decode are passed over"
     import av
@@ -83,12 +83,12 @@ def _av_blocks(file):
             for frame in frames:
                 for f in to_float.resample(frame): yield f.to_ndarray().T, f.sample_rate
 
-# %% ../nbs/00_core.ipynb #000022
+# %% ../nbs/00_core.ipynb #000025
 def _reason(e):
     "What a decoder complained of, without the path and the full stop"
     return str(getattr(e, 'strerror', None) or getattr(e, 'error_string', None) or e).split(': ')[-1].rstrip('.')
 
-# %% ../nbs/00_core.ipynb #000023
+# %% ../nbs/00_core.ipynb #000027
 def _blocks(file, name):
     "Yield (samples (n, channels) float32, rate) from any file; `AudioError` where no decoder can"
     with (open(file, 'rb') if isinstance(file, str) else nullcontext(file)) as f: magic = f.read(4)
@@ -100,14 +100,14 @@ def _blocks(file, name):
     except Exception as e:  # foreign bytes can break a decoder in any way
         raise AudioError(f'{name}: not a recording that can be read ({_reason(e)}). Is it complete, and really audio?') from None
 
-# %% ../nbs/00_core.ipynb #000026
+# %% ../nbs/00_core.ipynb #000031
 def _to_mono(block, name):
     "Average the channels of (n, channels), and refuse NaN and infinity"
     mono = block.mean(1, dtype='float32') if block.shape[1] > 1 else block[:, 0]
     if not np.isfinite(mono).all(): raise AudioError(f'{name}: holds NaN or infinite samples. Export it again from its source.')
     return mono
 
-# %% ../nbs/00_core.ipynb #000027
+# %% ../nbs/00_core.ipynb #000033
 def _resampled(blocks, name):
     "Yield blocks of (n,) float32 at 16 kHz from blocks of (n, channels) at any one rate"
     stream, last = None, None
@@ -118,7 +118,7 @@ def _resampled(blocks, name):
         yield stream.resample_chunk(mono)
     if stream is not None: yield stream.resample_chunk(np.zeros(0, 'float32'), last=True)
 
-# %% ../nbs/00_core.ipynb #000029
+# %% ../nbs/00_core.ipynb #000036
 def _from_array(wav, rate):
     "(n, channels) float32 from an array of any number type, shaped (n,), (n, channels) or (channels, n)"
     wav = np.asarray(wav)
@@ -133,7 +133,7 @@ def _from_array(wav, rate):
     if kind == 'u': wav -= half
     return wav/np.float32(half) if kind in 'iu' else wav
 
-# %% ../nbs/00_core.ipynb #000032
+# %% ../nbs/00_core.ipynb #000039
 def name_of(source):
     "What a recording is called in messages"
     return str(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, 'name', 'the recording'))
@@ -155,7 +155,7 @@ def _opened(source):
         raise AudioError(f'{name}: cannot be opened ({getattr(e, "strerror", None) or e}). Check the path and its permissions.') from None
     return os.fspath(source), name
 
-# %% ../nbs/00_core.ipynb #000033
+# %% ../nbs/00_core.ipynb #000041
 def stream_audio(
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
@@ -168,7 +168,7 @@ def stream_audio(
         file, name = _opened(source)
         yield from _resampled(_blocks(file, name), name)
 
-# %% ../nbs/00_core.ipynb #000034
+# %% ../nbs/00_core.ipynb #000043
 def load_audio(
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
@@ -178,7 +178,7 @@ def load_audio(
     if not len(wav): raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return wav
 
-# %% ../nbs/00_core.ipynb #000050
+# %% ../nbs/00_core.ipynb #000059
 STATUSES = dict(ok='', no_speech='no speech heard', too_short='too short to tell',
                 unknown_language='none of these languages', error='not read')
 
@@ -187,7 +187,7 @@ def _bar(p, width=8):
     full, eighth = divmod(round(p*width*8), 8)
     return '█'*full + ('▏▎▍▌▋▊▉'[eighth-1] if eighth else '')
 
-# %% ../nbs/00_core.ipynb #000051
+# %% ../nbs/00_core.ipynb #000061
 @dataclass(frozen=True, repr=False)
 class Prediction:
     "Which language is spoken, how surely, and if none can be named, why"
@@ -204,10 +204,10 @@ class Prediction:
     @property
     def confidence(self): return self.probabilities.get(self.language, 0.)  # its probability
 
-# %% ../nbs/00_core.ipynb #000054
+# %% ../nbs/00_core.ipynb #000064
 from fastcore.basics import patch
 
-# %% ../nbs/00_core.ipynb #000055
+# %% ../nbs/00_core.ipynb #000065
 def _name(code): return LANGUAGES[code].name if code in LANGUAGES else code
 
 @patch
@@ -216,7 +216,7 @@ def __repr__(self:Prediction):
     bars = ' | '.join(f'{_name(c)} {_bar(p)} {p:.2f}' for c, p in list(self.probabilities.items())[:3] if p >= .005)
     return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
 
-# %% ../nbs/00_core.ipynb #000057
+# %% ../nbs/00_core.ipynb #000067
 @patch
 def _repr_html_(self:Prediction):
     import html
@@ -226,7 +226,7 @@ def _repr_html_(self:Prediction):
     rows = ''.join(row.format(html.escape(_name(c)), 100*p, p) for c, p in self.probabilities.items())
     return f'{head}<table>{rows}</table>'
 
-# %% ../nbs/00_core.ipynb #000059
+# %% ../nbs/00_core.ipynb #000069
 @patch
 def to_dict(self:Prediction):  # a dictionary that `json` can write
     "Everything the prediction knows, in plain types and fixed order"

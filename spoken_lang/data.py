@@ -25,13 +25,18 @@ COLUMNS = ['audio',  # where the sound is: a path, or the bytes of a file
     'recording',  # what the clip was cut from; clips of one recording are not independent
     'seconds']  # how long it is
 
-# %% ../nbs/01_data.ipynb #010009
+# %% ../nbs/01_data.ipynb #010010
+def _code(name):
+    "The code of a language, or the name as it is where it is none of ours"
+    try: return find_language(name)
+    except ValueError: return name
+
 def _seconds(path):
     "Length from the header where it says so, else by decoding"
     try: return sf.info(path).duration
     except sf.LibsndfileError: return len(load_audio(path))/SAMPLE_RATE
 
-# %% ../nbs/01_data.ipynb #010010
+# %% ../nbs/01_data.ipynb #010012
 def read_folders(
     root,  # a folder with one sub-folder a language, named by a code or a name
 ) -> pd.DataFrame:  # a manifest
@@ -45,13 +50,7 @@ def read_folders(
     if not rows: raise ValueError(f'{root}: no recordings found. It should hold one folder for each language.')
     return pd.DataFrame(rows, columns=COLUMNS)
 
-# %% ../nbs/01_data.ipynb #010011
-def _code(name):
-    "The code of a language, or the name as it is where it is none of ours"
-    try: return find_language(name)
-    except ValueError: return name
-
-# %% ../nbs/01_data.ipynb #010015
+# %% ../nbs/01_data.ipynb #010016
 def read_parquet(
     paths,  # one shard or several
     role: str = None,  # keep the rows with this `role`, e.g. `train`
@@ -66,7 +65,7 @@ def read_parquet(
     df = df.assign(audio=df.audio.map(lambda a: a['bytes']), code=df.lang, language=language)
     return df[[*COLUMNS, 'code', *(['kind'] if 'kind' in df else [])]].reset_index(drop=True)
 
-# %% ../nbs/01_data.ipynb #010018
+# %% ../nbs/01_data.ipynb #010019
 def read_manifest(
     path,  # a CSV file; paths in it are relative to its folder
 ) -> pd.DataFrame:  # a manifest
@@ -80,7 +79,16 @@ def read_manifest(
     missing = {c: v for c, v in dict(source=path.stem, speaker=df.audio, recording=df.audio).items() if c not in df}
     return df.assign(**missing)[COLUMNS + [c for c in df if c not in COLUMNS]]
 
-# %% ../nbs/01_data.ipynb #010021
+# %% ../nbs/01_data.ipynb #010022
+def _take(seconds, share, held_out):
+    "Groups, in order, whose seconds come to about a share of all; at least one"
+    enough, taken = share*seconds.sum(), set(seconds.index) & held_out
+    total = seconds[list(taken)].sum()
+    for group, s in seconds.items():
+        if total < enough and total + s <= 1.3*enough and group not in taken: taken.add(group); total += s
+    return taken or {seconds.idxmin()}
+
+# %% ../nbs/01_data.ipynb #010024
 def split_by_group(
     manifest: pd.DataFrame,  # a manifest
     by: str = 'speaker',  # the column that must not be on both sides, e.g. `speaker` or `source`
@@ -98,21 +106,12 @@ def split_by_group(
     is_valid = manifest[by].isin(held_out)
     return manifest[~is_valid], manifest[is_valid]
 
-# %% ../nbs/01_data.ipynb #010022
-def _take(seconds, share, held_out):
-    "Groups, in order, whose seconds come to about a share of all; at least one"
-    enough, taken = share*seconds.sum(), set(seconds.index) & held_out
-    total = seconds[list(taken)].sum()
-    for group, s in seconds.items():
-        if total < enough and total + s <= 1.3*enough and group not in taken: taken.add(group); total += s
-    return taken or {seconds.idxmin()}
-
-# %% ../nbs/01_data.ipynb #010027
+# %% ../nbs/01_data.ipynb #010030
 def change_speed(wav, rng):
     "Play up to 12 % slower or faster: another pace, another voice"
     return soxr.resample(wav, SAMPLE_RATE, SAMPLE_RATE*rng.uniform(.88, 1.12), quality='MQ')
 
-# %% ../nbs/01_data.ipynb #010028
+# %% ../nbs/01_data.ipynb #010032
 def add_room(wav, rng):
     "Reverberate: noise that dies away, as an impulse response of 0.1 to 0.7 s"
     t = np.arange(int(SAMPLE_RATE*rng.uniform(.1, .7)))/SAMPLE_RATE
@@ -120,7 +119,14 @@ def add_room(wav, rng):
     room[0] = 1  # the direct sound
     return signal.oaconvolve(wav, room)[:len(wav)]
 
-# %% ../nbs/01_data.ipynb #010029
+# %% ../nbs/01_data.ipynb #010034
+def _filter(wav, gain):
+    "Multiply the spectrum by `gain`, a function of the frequency in Hz"
+    n = fft.next_fast_len(len(wav), real=True)
+    spectrum = fft.rfft(wav, n)*gain(fft.rfftfreq(n, 1/SAMPLE_RATE)).astype('float32')
+    return fft.irfft(spectrum, n)[:len(wav)]
+
+# %% ../nbs/01_data.ipynb #010036
 def add_noise(wav, rng, noises=()):
     "Mix in a noise at 3 to 30 dB: one of `noises`, or coloured noise where there is none"
     noise = noises[rng.integers(len(noises))] if len(noises) and rng.random() < .7 else _coloured(len(wav), rng)
@@ -133,25 +139,19 @@ def _coloured(n, rng):
     power = rng.uniform(0, 1)
     return _filter(rng.standard_normal(n, 'float32'), lambda f: np.maximum(f, 50)**-power)
 
-# %% ../nbs/01_data.ipynb #010030
-def _filter(wav, gain):
-    "Multiply the spectrum by `gain`, a function of the frequency in Hz"
-    n = fft.next_fast_len(len(wav), real=True)
-    spectrum = fft.rfft(wav, n)*gain(fft.rfftfreq(n, 1/SAMPLE_RATE)).astype('float32')
-    return fft.irfft(spectrum, n)[:len(wav)]
-
+# %% ../nbs/01_data.ipynb #010038
 def tilt(wav, rng):
     "Turn the bass and treble knobs: up to 4 dB an octave below and above 1 kHz"
     low, high = rng.uniform(-4, 4, 2)/20
     return _filter(wav, lambda f: 10**(np.where(f < 1000, low, high)*np.log2(np.clip(f, 60, 7000)/1000)))
 
-# %% ../nbs/01_data.ipynb #010031
+# %% ../nbs/01_data.ipynb #010040
 def limit_band(wav, rng):
     "Pass through a narrower line: nothing above 3.3 to 7.5 kHz, and at times, as on a telephone, nothing below 100 to 400 Hz"
     top, bottom = rng.uniform(3300, 7500), rng.uniform(100, 400) if rng.random() < .5 else 1
     return _filter(wav, lambda f: 1/np.sqrt((1 + (f/top)**24)*(1 + (bottom/np.maximum(f, .1))**12)))
 
-# %% ../nbs/01_data.ipynb #010032
+# %% ../nbs/01_data.ipynb #010042
 def code(wav, rng):
     "Through a lossy codec and back: mp3 at a random quality, or the GSM of telephones"
     buffer, rate = io.BytesIO(), SAMPLE_RATE if rng.random() < .5 else 8_000
@@ -160,13 +160,13 @@ def code(wav, rng):
     buffer.seek(0)
     return soxr.resample(sf.read(buffer, dtype='float32')[0], rate, SAMPLE_RATE)
 
-# %% ../nbs/01_data.ipynb #010033
+# %% ../nbs/01_data.ipynb #010044
 def overdrive(wav, rng):
     "Too loud for the microphone: up to 12 dB over full scale is cut off"
     peak = np.abs(wav).max() + np.float32(1e-9)
     return (wav/peak*10**rng.uniform(0, .6)).clip(-1, 1)*peak
 
-# %% ../nbs/01_data.ipynb #010035
+# %% ../nbs/01_data.ipynb #010047
 def augment(
     wav: np.ndarray,  # (samples,), float32, 16 kHz
     rng: np.random.Generator,  # all chance comes from here
@@ -179,7 +179,7 @@ def augment(
         if rng.random() < p: wav = change(wav, rng)
     return wav.astype('float32')
 
-# %% ../nbs/01_data.ipynb #010040
+# %% ../nbs/01_data.ipynb #010052
 class AudioDataset(Dataset):
     "Clips of a manifest as `{'wav': (samples,) float32, 'label': int}`"
     def __init__(self,
@@ -196,10 +196,10 @@ class AudioDataset(Dataset):
 
     def __len__(self): return len(self.audio)
 
-# %% ../nbs/01_data.ipynb #010041
+# %% ../nbs/01_data.ipynb #010053
 from fastcore.basics import patch
 
-# %% ../nbs/01_data.ipynb #010042
+# %% ../nbs/01_data.ipynb #010054
 @patch
 def __getitem__(self:AudioDataset, i):
     wav = load_audio(self.audio[i])
@@ -207,7 +207,7 @@ def __getitem__(self:AudioDataset, i):
     if self.samples: wav = np.resize(wav, self.samples)  # repeats what is too short
     return dict(wav=wav, label=self.labels[i])
 
-# %% ../nbs/01_data.ipynb #010045
+# %% ../nbs/01_data.ipynb #010057
 def collate(
     clips: list,  # of `{'wav', 'label'}`
 ) -> dict:  # `wavs` (batch, samples) padded with zeros, `lengths` (batch,) in samples, `labels` (batch,)
@@ -217,25 +217,7 @@ def collate(
     for row, c in zip(wavs, clips): row[:len(c['wav'])] = torch.from_numpy(c['wav'])
     return dict(wavs=wavs, lengths=lengths, labels=torch.tensor([c['label'] for c in clips]))
 
-# %% ../nbs/01_data.ipynb #010048
-def cache_features(
-    dataset: AudioDataset,  # clips, changed anew for each copy
-    fbank,  # (wavs (batch, samples), lengths (batch,)) → (features (batch, frames, bins), lengths (batch,) in frames)
-    folder,  # where caches live
-    copies: int = 1,  # how often each clip is taken
-    workers: int = 0,  # processes that decode
-    key: str = '',  # all other settings that matter to the features
-) -> Path:  # the folder of this cache
-    "Write the features of a data set, once; found again by a hash of clips, settings and copies"
-    folder = Path(folder)/_fingerprint(dataset, f'{copies} {key}')
-    if (folder/'index.json').exists(): return folder
-    unfinished = folder.with_suffix('.part')
-    shutil.rmtree(unfinished, ignore_errors=True); unfinished.mkdir(parents=True)
-    index = _write_features(dataset, fbank, unfinished/'features.f16', copies, workers)
-    (unfinished/'index.json').write_text(json.dumps(index))
-    return unfinished.rename(folder)
-
-# %% ../nbs/01_data.ipynb #010049
+# %% ../nbs/01_data.ipynb #010060
 def _fingerprint(dataset, key):
     "A hash of the clips, their labels and what is done to them"
     change = getattr(dataset.change, 'func', dataset.change)  # behind a partial
@@ -245,6 +227,7 @@ def _fingerprint(dataset, key):
         h.update(bytes([label]))
     return h.hexdigest()[:16]
 
+# %% ../nbs/01_data.ipynb #010062
 class _OrReason(Dataset):
     "A data set that gives the reason in place of a clip that cannot be read"
     def __init__(self, dataset): self.dataset = dataset
@@ -253,7 +236,7 @@ class _OrReason(Dataset):
         try: return i, self.dataset[i]
         except AudioError as e: return i, str(e)
 
-# %% ../nbs/01_data.ipynb #010050
+# %% ../nbs/01_data.ipynb #010064
 def _write_features(dataset, fbank, path, copies, workers):
     "Append features as float16; give where each clip lies"
     index = dict(offsets=[], frames=[], labels=[], clips=[], bins=0)
@@ -275,7 +258,25 @@ def _append(f, index, fbank, clips):
         f.write(x[:n].numpy().astype('float16').tobytes())
         index['bins'] = x.shape[1]
 
-# %% ../nbs/01_data.ipynb #010051
+# %% ../nbs/01_data.ipynb #010066
+def cache_features(
+    dataset: AudioDataset,  # clips, changed anew for each copy
+    fbank,  # (wavs (batch, samples), lengths (batch,)) → (features (batch, frames, bins), lengths (batch,) in frames)
+    folder,  # where caches live
+    copies: int = 1,  # how often each clip is taken
+    workers: int = 0,  # processes that decode
+    key: str = '',  # all other settings that matter to the features
+) -> Path:  # the folder of this cache
+    "Write the features of a data set, once; found again by a hash of clips, settings and copies"
+    folder = Path(folder)/_fingerprint(dataset, f'{copies} {key}')
+    if (folder/'index.json').exists(): return folder
+    unfinished = folder.with_suffix('.part')
+    shutil.rmtree(unfinished, ignore_errors=True); unfinished.mkdir(parents=True)
+    index = _write_features(dataset, fbank, unfinished/'features.f16', copies, workers)
+    (unfinished/'index.json').write_text(json.dumps(index))
+    return unfinished.rename(folder)
+
+# %% ../nbs/01_data.ipynb #010067
 class FeatureDataset(Dataset):
     "A cache as a data set of `{'features': (frames, bins), 'label': int}`"
     def __init__(self,

@@ -8,6 +8,7 @@ __all__ = ['WINDOW', 'MIN_SECONDS', 'LanguageClassifier', 'classify']
 # %% ../nbs/06_inference.ipynb #060004
 import json, os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np, onnxruntime as ort
@@ -22,7 +23,7 @@ def _find_model(path):
     path = Path(path)
     return path/'model.onnx' if path.is_dir() else path
 
-# %% ../nbs/06_inference.ipynb #060008
+# %% ../nbs/06_inference.ipynb #060009
 class LanguageClassifier:
     "A spoken-language classifier on onnxruntime, loaded once and used often, from any number of threads"
     def __init__(self,
@@ -37,11 +38,12 @@ class LanguageClassifier:
         meta = self.session.get_modelmeta().custom_metadata_map
         if 'labels' not in meta: raise ValueError(f'{path}: not a model of ours. Give an ONNX file of `spoken_lang export`.')
         self.path, self.labels, self.temperature = Path(path), json.loads(meta['labels']), float(meta.get('temperature', 1))
+        self.min_known = float(meta.get('min_known', .5))  # below it, speech is in none of the languages
         self.languages = [l for l in self.labels if l not in ('other', 'none')]
 
     def __repr__(self): return f'LanguageClassifier({self.path.name}: {", ".join(self.languages)})'
 
-# %% ../nbs/06_inference.ipynb #060009
+# %% ../nbs/06_inference.ipynb #060010
 @patch(cls_method=True)
 def from_pretrained(cls:LanguageClassifier,
     path=None,  # an ONNX file, or the folder of a run that was exported; None is the shipped model
@@ -50,7 +52,7 @@ def from_pretrained(cls:LanguageClassifier,
     "Open a model; `ValueError` for what is none"
     return cls(_find_model(path), **kwargs)
 
-# %% ../nbs/06_inference.ipynb #060013
+# %% ../nbs/06_inference.ipynb #060014
 WINDOW = 10  # seconds that the network hears at once
 MIN_SECONDS = .5  # anything shorter is `too_short`
 _FLOOR = 1e-4  # a window whose samples stay below this, -80 dB of full scale, is silence
@@ -63,7 +65,7 @@ def log_probabilities(self:LanguageClassifier,
     logits = self.session.run(None, dict(wavs=wav[None], lengths=np.array([len(wav)])))[0][0]/self.temperature
     return logits - np.logaddexp.reduce(logits)
 
-# %% ../nbs/06_inference.ipynb #060016
+# %% ../nbs/06_inference.ipynb #060017
 def _windows(blocks, size):
     "Cut a stream of arrays into windows of `size` samples; a short tail is shared with the window before it"
     rest = np.zeros(0, 'float32')
@@ -73,7 +75,7 @@ def _windows(blocks, size):
     if len(rest) > size: yield rest[:len(rest)//2]; rest = rest[len(rest)//2:]
     if len(rest): yield rest
 
-# %% ../nbs/06_inference.ipynb #060019
+# %% ../nbs/06_inference.ipynb #060020
 @patch
 def _listen(self:LanguageClassifier, blocks, enough):
     "(log-probabilities of all windows (n, labels), seconds heard); stops once `enough` seconds of speech were heard"
@@ -91,7 +93,7 @@ def _listen(self:LanguageClassifier, blocks, enough):
 def _probability(self:LanguageClassifier, row, label):
     return float(np.exp(row[self.labels.index(label)])) if label in self.labels else 0.
 
-# %% ../nbs/06_inference.ipynb #060022
+# %% ../nbs/06_inference.ipynb #060023
 @patch
 def _candidates(self:LanguageClassifier, languages=None, priors=None):
     "(languages, log priors), by their codes; `ValueError` for a language the model does not know or a prior below 0"
@@ -102,6 +104,7 @@ def _candidates(self:LanguageClassifier, languages=None, priors=None):
         raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'): return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
 
+# %% ../nbs/06_inference.ipynb #060026
 @patch
 def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     "A `Prediction` from the log-probabilities of windows"
@@ -113,10 +116,10 @@ def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     p = dict(sorted(zip(codes, np.exp(score - np.logaddexp.reduce(score)).tolist()), key=lambda x: -x[1]))
     total = np.exp(mean[[self.labels.index(l) for l in self.languages]]).sum()
     known = float(total/(total + self._probability(mean, 'other')))
-    status = 'no_speech' if speech.max() < .5 else 'unknown_language' if known < .5 else 'ok'
+    status = 'no_speech' if speech.max() < .5 else 'unknown_language' if known < self.min_known else 'ok'
     return Prediction({} if status == 'no_speech' else p, status, heard, speech=float(speech.max()), known=known)
 
-# %% ../nbs/06_inference.ipynb #060023
+# %% ../nbs/06_inference.ipynb #060028
 @patch
 def classify(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -131,17 +134,14 @@ def classify(self:LanguageClassifier,
     if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return self._decide(rows, heard, languages, priors)
 
-# %% ../nbs/06_inference.ipynb #060030
+# %% ../nbs/06_inference.ipynb #060035
 @patch
 def _classify_file(self:LanguageClassifier, path, **kwargs):
     "A `Prediction` that knows its path, whatever happens"
     try: return replace(self.classify(path, **kwargs), path=str(path))
     except AudioError as e: return Prediction(status='error', error=str(e), path=str(path))
 
-# %% ../nbs/06_inference.ipynb #060031
-from dataclasses import replace
-
-# %% ../nbs/06_inference.ipynb #060032
+# %% ../nbs/06_inference.ipynb #060037
 @patch
 def classify_files(self:LanguageClassifier,
     paths,  # files
@@ -159,7 +159,7 @@ def classify_files(self:LanguageClassifier,
             answers = tqdm(answers, total=len(paths), unit='file')
         yield from answers
 
-# %% ../nbs/06_inference.ipynb #060035
+# %% ../nbs/06_inference.ipynb #060040
 def _viterbi(
     scores,  # (windows, states), log-probabilities
     change=6.,  # what a change of state costs, in nats
@@ -174,7 +174,7 @@ def _viterbi(
     for b in back[::-1]: path.append(int(b[path[-1]]))
     return path[::-1]
 
-# %% ../nbs/06_inference.ipynb #060037
+# %% ../nbs/06_inference.ipynb #060042
 def _sliding(blocks, size, step):
     "Windows of `size` samples every `step`; the last one is what is left"
     rest, at = np.zeros(0, 'float32'), 0
@@ -183,7 +183,7 @@ def _sliding(blocks, size, step):
         while len(rest) > size: yield at, rest[:size]; rest, at = rest[step:], at + step
     if len(rest): yield at, rest
 
-# %% ../nbs/06_inference.ipynb #060038
+# %% ../nbs/06_inference.ipynb #060044
 @patch
 def timeline(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -203,7 +203,7 @@ def timeline(self:LanguageClassifier,
     path, rows = _viterbi(np.array(rows)[:, keep]), np.array(rows)
     return self._stretches(path, rows, ends, codes)
 
-# %% ../nbs/06_inference.ipynb #060039
+# %% ../nbs/06_inference.ipynb #060045
 @patch
 def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     "Join windows of one state into (start, end, Prediction)"
@@ -211,7 +211,7 @@ def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     starts = [0., *ends]
     return [(starts[a], ends[b-1], self._decide(rows[a:b], ends[b-1] - starts[a], codes)) for a, b in zip(cuts, cuts[1:])]
 
-# %% ../nbs/06_inference.ipynb #060043
+# %% ../nbs/06_inference.ipynb #060049
 @lru_cache(maxsize=1)
 def _shipped(): return LanguageClassifier.from_pretrained()
 

@@ -43,7 +43,7 @@ class LogMel(nn.Module):
         self.register_buffer('frame', frame.float()[:, None], persistent=False)
         self.register_buffer('mel', mel.float()[:, :, None], persistent=False)
 
-# %% ../nbs/02_model.ipynb #020011
+# %% ../nbs/02_model.ipynb #020012
 @patch
 def fbank(self:LogMel,
     wavs,  # (batch, samples), float32, 16 kHz, ±1
@@ -56,7 +56,7 @@ def fbank(self:LogMel,
     frames = torch.div(lengths - 400, 160, rounding_mode='floor') + 1
     return energies.transpose(1, 2), frames.clamp(min=1)
 
-# %% ../nbs/02_model.ipynb #020012
+# %% ../nbs/02_model.ipynb #020014
 def frame_mask(
     frames,  # (batch,), lengths in frames
     n: int,  # frames in the padded batch
@@ -64,7 +64,7 @@ def frame_mask(
     "The mask that says which frames are padding"
     return (torch.arange(n, device=frames.device)[None] < frames[:, None]).long()
 
-# %% ../nbs/02_model.ipynb #020014
+# %% ../nbs/02_model.ipynb #020017
 @patch
 def normalize(self:LogMel,
     features,  # (batch, frames, bins)
@@ -82,7 +82,7 @@ def forward(self:LogMel, wavs, lengths):
     mask = frame_mask(frames, features.shape[1])
     return self.normalize(features, mask), mask
 
-# %% ../nbs/02_model.ipynb #020019
+# %% ../nbs/02_model.ipynb #020022
 class _TdnnLayer(nn.Module):
     "Convolution over time, ReLU, batch norm, gates from the mean over time, and a residual path where the shape allows"
     def __init__(self, n_in, n_out, kernel=3, stride=1, dilation=1, dropout=0.):
@@ -97,7 +97,7 @@ class _TdnnLayer(nn.Module):
         y = self.dropout(y)*self.gate((y*mask).sum(2)/mask.sum(2))[..., None]
         return (x + y if self.residual else y), mask
 
-# %% ../nbs/02_model.ipynb #020021
+# %% ../nbs/02_model.ipynb #020024
 class TdnnEncoder(nn.Module):
     "Two layers that halve the frame rate, then layers of growing dilation; 25 frames a second come out"
     def __init__(self, num_mel_bins, hidden_size, num_layers, dropout):
@@ -111,7 +111,7 @@ class TdnnEncoder(nn.Module):
         for layer in self.layers: x, mask = layer(x, mask)
         return x, mask  # (batch, channels, frames/4), (batch, 1, frames/4)
 
-# %% ../nbs/02_model.ipynb #020024
+# %% ../nbs/02_model.ipynb #020027
 class _Speech2TextEncoder(nn.Module):
     "Transformers' encoder, from and to the shapes of `TdnnEncoder`"
     def __init__(self, config):
@@ -122,7 +122,7 @@ class _Speech2TextEncoder(nn.Module):
         x = self.encoder(features, attention_mask=mask).last_hidden_state
         return x.transpose(1, 2), self.encoder._get_feature_vector_attention_mask(x.shape[1], mask)[:, None].to(x.dtype)
 
-# %% ../nbs/02_model.ipynb #020027
+# %% ../nbs/02_model.ipynb #020030
 class SpokenLanguageConfig(PretrainedConfig):
     "How a `SpokenLanguageClassifier` is built"
     model_type = 'spoken_lang'
@@ -145,14 +145,14 @@ class SpokenLanguageConfig(PretrainedConfig):
         self.speech_to_text = speech_to_text
         super().__init__(**kwargs)
 
-# %% ../nbs/02_model.ipynb #020029
+# %% ../nbs/02_model.ipynb #020032
 def s2t_medium_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `SpokenLanguageConfig`
     "The published size: the encoder of facebook/s2t-medium-mustc-multilingual-st"
     size = dict(d_model=512, encoder_layers=12, encoder_ffn_dim=2048, encoder_attention_heads=8, conv_channels=1024,
                 encoder_layerdrop=0., input_feat_per_channel=80, max_source_positions=6000)
     return SpokenLanguageConfig(**dict(encoder='speech_to_text', num_mel_bins=80, high_freq=0., speech_to_text=size) | kwargs)
 
-# %% ../nbs/02_model.ipynb #020031
+# %% ../nbs/02_model.ipynb #020035
 class _AttentiveStatistics(nn.Module):
     "Weighted mean and standard deviation over time"
     def __init__(self, channels):
@@ -164,7 +164,7 @@ class _AttentiveStatistics(nn.Module):
         mean = (w*x).sum(2)
         return torch.cat([mean, ((w*(x - mean[..., None]).square()).sum(2)).clamp(min=1e-6).sqrt()], 1)
 
-# %% ../nbs/02_model.ipynb #020033
+# %% ../nbs/02_model.ipynb #020037
 def _encoder(config):
     "(encoder, its channels) as the config says"
     if config.encoder == 'tdnn':
@@ -174,7 +174,7 @@ def _encoder(config):
         return _Speech2TextEncoder(c), c.d_model
     raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, speech_to_text.')
 
-# %% ../nbs/02_model.ipynb #020034
+# %% ../nbs/02_model.ipynb #020039
 class SpokenLanguageClassifier(PreTrainedModel):
     "A speech encoder, a convolution block with max pooling, and a linear head over its statistics"
     config_class, main_input_name = SpokenLanguageConfig, 'input_features'
@@ -189,7 +189,7 @@ class SpokenLanguageClassifier(PreTrainedModel):
 
     def _init_weights(self, module): pass  # PyTorch's own, and Speech2Text's within its encoder
 
-# %% ../nbs/02_model.ipynb #020035
+# %% ../nbs/02_model.ipynb #020040
 @patch
 def forward(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, onnx, onnxruntime as ort, torch
 from torch import nn
 from .core import SAMPLE_RATE
-from .evaluation import fit_temperature
+from .evaluation import fit_min_known, fit_temperature
 from .model import LogMel, SpokenLanguageClassifier, SpokenLanguageConfig
 
 # %% ../nbs/05_onnx_export.ipynb #050007
@@ -25,7 +25,7 @@ class _WaveClassifier(nn.Module):
 
     def forward(self, wavs, lengths): return self.model(*self.log_mel(wavs, lengths)).logits
 
-# %% ../nbs/05_onnx_export.ipynb #050009
+# %% ../nbs/05_onnx_export.ipynb #050010
 @contextmanager
 def _quiet():
     "Hold back the exporter's remarks"
@@ -37,6 +37,7 @@ def _quiet():
         yield
     for l, level in zip(loggers, levels): l.setLevel(level)
 
+# %% ../nbs/05_onnx_export.ipynb #050012
 def _to_onnx(model, path):
     "The graph alone, without metadata"
     free = torch.export.Dim.DYNAMIC
@@ -46,7 +47,20 @@ def _to_onnx(model, path):
             input_names=['wavs', 'lengths'], output_names=['logits'], dynamic_shapes=({0: free, 1: free}, {0: free}),
             external_data=False, verbose=False)
 
-# %% ../nbs/05_onnx_export.ipynb #050010
+# %% ../nbs/05_onnx_export.ipynb #050015
+def _forget_where(graph):
+    "Take out the exporter's notes on source files"
+    g = graph.graph
+    for part in (g, *g.node, *g.value_info, *g.input, *g.output, *g.initializer):
+        part.doc_string = ''
+        del part.metadata_props[:]
+
+# %% ../nbs/05_onnx_export.ipynb #050017
+def _labels(model):
+    "The classes in the order of the network's outputs"
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+# %% ../nbs/05_onnx_export.ipynb #050019
 def export_onnx(
     model,  # a `SpokenLanguageClassifier`, or the folder of one
     path,  # the file to write
@@ -60,23 +74,22 @@ def export_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     _to_onnx(model, unfinished)
     graph = onnx.load(unfinished)
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    props = dict(labels=json.dumps(labels), sample_rate=SAMPLE_RATE, temperature=temperature, license=license, **metadata)
+    props = dict(labels=json.dumps(_labels(model)), sample_rate=SAMPLE_RATE, temperature=temperature, license=license, **metadata)
     onnx.helper.set_model_props(graph, {k: str(v) for k, v in props.items()})
     _forget_where(graph)
     onnx.save(graph, unfinished)
     return unfinished.replace(path)
 
-# %% ../nbs/05_onnx_export.ipynb #050011
-def _forget_where(graph):
-    "Take out the exporter's notes on source files and stack traces: they name the machine's folders and double the size"
-    graph.doc_string = ''
-    g = graph.graph
-    for part in (g, *g.node, *g.value_info, *g.input, *g.output, *g.initializer):
-        part.doc_string = ''
-        del part.metadata_props[:]
+# %% ../nbs/05_onnx_export.ipynb #050022
+def _difference(session, net, wavs):
+    "The largest difference of a probability on one padded batch"
+    lengths = np.array([len(w) for w in wavs])
+    batch = np.stack([np.pad(w, (0, lengths.max() - len(w))) for w in wavs])
+    with torch.inference_mode(): a = net(torch.from_numpy(batch), torch.from_numpy(lengths)).softmax(1)
+    b = torch.from_numpy(session.run(None, dict(wavs=batch, lengths=lengths))[0]).softmax(1)
+    return (a - b).abs().max().item()
 
-# %% ../nbs/05_onnx_export.ipynb #050014
+# %% ../nbs/05_onnx_export.ipynb #050024
 def verify_onnx(
     model,  # a `SpokenLanguageClassifier`
     path,  # the ONNX file that should be the same
@@ -93,16 +106,7 @@ def verify_onnx(
         raise ValueError(f'{path}: differs from the PyTorch model by {worst:.2g}, more than {tolerance:g}. Export it again.')
     return worst
 
-# %% ../nbs/05_onnx_export.ipynb #050015
-def _difference(session, net, wavs):
-    "The largest difference of a probability on one padded batch"
-    lengths = np.array([len(w) for w in wavs])
-    batch = np.stack([np.pad(w, (0, lengths.max() - len(w))) for w in wavs])
-    with torch.inference_mode(): a = net(torch.from_numpy(batch), torch.from_numpy(lengths)).softmax(1)
-    b = torch.from_numpy(session.run(None, dict(wavs=batch, lengths=lengths))[0]).softmax(1)
-    return (a - b).abs().max().item()
-
-# %% ../nbs/05_onnx_export.ipynb #050020
+# %% ../nbs/05_onnx_export.ipynb #050029
 def export_run(
     run,  # the folder of a training run
     **metadata,  # see `export_onnx`
@@ -112,7 +116,8 @@ def export_run(
     if not (run/'model'/'config.json').exists():
         raise ValueError(f'{run}: holds no trained model. Give the folder that `spoken_lang train` named at its end.')
     model, held_out = SpokenLanguageClassifier.from_pretrained(run/'model'), np.load(run/'valid.npz')
-    temperature = fit_temperature(held_out['logits'], held_out['labels'])
-    path = export_onnx(model, run/'model.onnx', temperature, **metadata)
+    answers, labels = (held_out['logits'], held_out['labels']), _labels(model)
+    temperature = fit_temperature(*answers)
+    path = export_onnx(model, run/'model.onnx', temperature, min_known=fit_min_known(*answers, labels, temperature), **metadata)
     verify_onnx(model, path)
     return path

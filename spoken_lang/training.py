@@ -48,7 +48,7 @@ class TrainConfig:
     seed: int = 0
     workspace: str = 'workspace'  # runs go to `<workspace>/<TIMESTAMP>`, features to `<workspace>/cache`
 
-# %% ../nbs/03_training.ipynb #030008
+# %% ../nbs/03_training.ipynb #030009
 _CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'), metric=('f1', 'iou', 'precision', 'recall'))
 
 def _check(key, value, types):
@@ -62,7 +62,7 @@ def _check(key, value, types):
     if key in _CHOICES and value not in _CHOICES[key]:
         raise ValueError(f'config: {key} must be one of {", ".join(_CHOICES[key])}, not {value!r}.')
 
-# %% ../nbs/03_training.ipynb #030009
+# %% ../nbs/03_training.ipynb #030011
 def read_config(
     path,  # a YAML file
     **changes,  # keys to set otherwise
@@ -77,13 +77,13 @@ def read_config(
     if not given.get('data'): raise ValueError(f'{path}: lacks the key `data`: folders, CSV manifests or parquet shards to train on.')
     return TrainConfig(**given)
 
-# %% ../nbs/03_training.ipynb #030012
+# %% ../nbs/03_training.ipynb #030014
 def _read(path, config):
     "A manifest from a folder, a table or a shard"
     if Path(path).is_dir(): return read_folders(path)
     return read_parquet(path, config.role, tuple(config.labels)) if path.endswith('.parquet') else read_manifest(path)
 
-# %% ../nbs/03_training.ipynb #030013
+# %% ../nbs/03_training.ipynb #030016
 def read_data(
     config: TrainConfig,
     complete: bool = True,  # every label must have clips
@@ -99,7 +99,7 @@ def read_data(
         raise ValueError(f'data: no clips for {", ".join(sorted(missing))}. Add some, or take the label out.')
     return df
 
-# %% ../nbs/03_training.ipynb #030016
+# %% ../nbs/03_training.ipynb #030019
 def balance(
     manifest: pd.DataFrame,
 ) -> np.ndarray:  # (clips,), probabilities to be drawn
@@ -110,7 +110,7 @@ def balance(
     share = share/share.groupby('language').transform('sum')/df.language.nunique()
     return (df.seconds*(share/sources.seconds).loc[pd.MultiIndex.from_frame(df[key])].values).values
 
-# %% ../nbs/03_training.ipynb #030019
+# %% ../nbs/03_training.ipynb #030022
 class _Collator:
     "Cached clips to a batch: one random length and SpecAugment in training, padding and a mask in evaluation"
     def __init__(self, log_mel, crop=None, spec_augment=True): store_attr()
@@ -131,7 +131,7 @@ def _blot(x):
     for axis, width in ((3, x.shape[3]//6), (2, x.shape[2]//5)): x = AF.mask_along_axis_iid(x, width, 0., axis)
     return x[:, 0].transpose(1, 2)
 
-# %% ../nbs/03_training.ipynb #030022
+# %% ../nbs/03_training.ipynb #030025
 def metrics(
     logits,  # (clips, labels)
     labels,  # (clips,), class numbers
@@ -142,42 +142,21 @@ def metrics(
     scores = dict(f1=f1_score, iou=jaccard_score, precision=precision_score, recall=recall_score)
     return {name: float(score(labels, guess, **how)) for name, score in scores.items()}
 
-# %% ../nbs/03_training.ipynb #030028
-class _BalancedTrainer(Trainer):
-    "Transformers' Trainer, drawing training clips by weight and evaluating without crops"
-    def __init__(self, *args, weights, eval_collator, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.weights, self.eval_collator = weights, eval_collator
-
-    def _get_train_sampler(self, dataset=None): return WeightedRandomSampler(self.weights, len(self.weights))
-
-    def get_eval_dataloader(self, dataset=None):
-        return DataLoader(self.eval_dataset if dataset is None else dataset, self.args.eval_batch_size, collate_fn=self.eval_collator)
-
-# %% ../nbs/03_training.ipynb #030029
-def _training_arguments(config, run):
-    "Our decisions in the Trainer's words"
-    rate = dict(learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay)
-    when = dict(eval_strategy='steps', eval_steps=config.eval_every, save_strategy='steps', save_steps=config.eval_every, save_total_limit=2)
-    best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=True)
-    size = dict(per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=32, max_steps=config.steps)
-    return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **when, **best, **size, seed=config.seed,
-        logging_steps=50, report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
-
-# %% ../nbs/03_training.ipynb #030030
+# %% ../nbs/03_training.ipynb #030034
 def _network(config):
     "A newborn network of the size in the config, and its log-mel"
     make = SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config
     c = make(labels=config.labels, label_smoothing=config.label_smoothing, **config.model)
     return SpokenLanguageClassifier(c), LogMel(c.num_mel_bins, c.low_freq, c.high_freq)
 
+# %% ../nbs/03_training.ipynb #030036
 def _cached(config, manifest, mel, change=None, copies=1):
     "The cache of a manifest's features"
     key = f'{mel.mel.shape} {mel.mel.sum():.3f}'
     dataset = AudioDataset(manifest, config.labels, change, seed=config.seed)
     return cache_features(dataset, mel.fbank, Path(config.workspace)/'cache', copies, config.workers, key)
 
-# %% ../nbs/03_training.ipynb #030031
+# %% ../nbs/03_training.ipynb #030038
 def _training_set(config, df, train, mel):
     "(data set, index in `train` of each of its clips). Each file of `data` has its own cache, so more data costs only its own time"
     noises = [load_audio(a) for a in train[train.language == 'none'].audio]
@@ -189,7 +168,29 @@ def _training_set(config, df, train, mel):
         sets.append(Subset(cached, mine)); clips.append(part.index.values[cached.clips[mine]])
     return ConcatDataset(sets), np.concatenate(clips)
 
-# %% ../nbs/03_training.ipynb #030032
+# %% ../nbs/03_training.ipynb #030040
+def _training_arguments(config, run):
+    "Our decisions in the Trainer's words"
+    rate = dict(learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay)
+    when = dict(eval_strategy='steps', eval_steps=config.eval_every, save_strategy='steps', save_steps=config.eval_every, save_total_limit=2)
+    best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=True)
+    size = dict(per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=32, max_steps=config.steps)
+    return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **when, **best, **size, seed=config.seed,
+        logging_steps=50, report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
+
+# %% ../nbs/03_training.ipynb #030043
+class _BalancedTrainer(Trainer):
+    "Transformers' Trainer, drawing training clips by weight and evaluating without crops"
+    def __init__(self, *args, weights, eval_collator, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weights, self.eval_collator = weights, eval_collator
+
+    def _get_train_sampler(self, dataset=None): return WeightedRandomSampler(self.weights, len(self.weights))
+
+    def get_eval_dataloader(self, dataset=None):
+        return DataLoader(self.eval_dataset if dataset is None else dataset, self.args.eval_batch_size, collate_fn=self.eval_collator)
+
+# %% ../nbs/03_training.ipynb #030046
 def _record(run, config, train, valid):
     "What a run needs to explain itself: its config and its split"
     run.mkdir(parents=True, exist_ok=True)
@@ -197,7 +198,7 @@ def _record(run, config, train, valid):
     for name, df in dict(train=train, valid=valid).items():
         df.assign(audio=[a if isinstance(a, str) else '' for a in df.audio]).to_csv(run/f'{name}.csv', index=False)
 
-# %% ../nbs/03_training.ipynb #030033
+# %% ../nbs/03_training.ipynb #030048
 def train(
     config: TrainConfig,
     run=None,  # the folder of an earlier run, to go on with it
