@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from fire import Fire
-from fire.decorators import SetParseFn, SetParseFns
+from fastcore.docments import docments
 from .core import AudioError, Prediction, audio_files
 
 # %% ../nbs/09_cli.ipynb #090007
@@ -59,8 +59,6 @@ def _command(f):
     return run
 
 # %% ../nbs/09_cli.ipynb #090018
-@SetParseFn(str)
-@SetParseFns(timeline=lambda s: s != 'False', workers=int)
 @_command
 def predict(
     *paths,  # files and folders
@@ -78,7 +76,7 @@ def predict(
     if timeline: return _timelines(clf, _files(paths), languages, format)
     bad = False
     if format == 'csv': print(_header(clf.languages))
-    for p in clf.classify_files(_files(paths), workers, languages=languages):
+    for p in clf.classify_files(_files(paths), int(workers) if workers else None, languages=languages):
         print(_row(p, format, clf.languages), flush=True)
         bad |= p.status == 'error'
     if bad: raise SystemExit(1)
@@ -96,22 +94,35 @@ def _timelines(clf, paths, languages, format):
 
 # %% ../nbs/09_cli.ipynb #090021
 @_command
-def train(config='config.yml', run=None, **changes):
-    "Train by a config file; keys can be changed, e.g. `--steps 100`; `--run FOLDER` goes on with a run that was stopped"
+def train(
+    config='config.yml',  # a YAML file; any of its keys can be set otherwise, e.g. `--steps 100`
+    run=None,  # the folder of a run that was stopped, to go on with it
+    **changes,
+):
+    "Train by a config file"
     from spoken_lang.training import read_config, train
     folder = train(read_config(config, **changes), run)
     print(f'{folder}\nNext: spoken_lang export {folder}')
 
+# %% ../nbs/09_cli.ipynb #090022
 @_command
-def export(run, license=''):
+def export(
+    run,  # the folder that `train` named at its end
+    license='',  # of the weights; travels in the file
+):
     "Write `RUN/model.onnx`, verified against PyTorch"
     from spoken_lang.onnx_export import export_run
     print(export_run(run, license=license))
 
-# %% ../nbs/09_cli.ipynb #090022
+# %% ../nbs/09_cli.ipynb #090023
 @_command
-def eval(data, model=None, role=None, out=None):
-    "Evaluate a model on a folder, a CSV manifest or parquet shards: macro figures, interval, and a table by source"
+def eval(
+    data,  # a folder (one sub-folder a language), a CSV manifest or parquet shards; several with commas
+    model=None,  # an ONNX file, or the folder of a run; by default the shipped one
+    role=None,  # of parquet shards, keep the rows with this role
+    out=None,  # a JSON file for the figures
+):
+    "Evaluate a model: macro figures with an interval, and tables by language and source"
     from spoken_lang.evaluation import evaluate, save_reports
     from spoken_lang.inference import LanguageClassifier
     from spoken_lang.training import TrainConfig, read_data
@@ -124,20 +135,38 @@ def eval(data, model=None, role=None, out=None):
     print(report.by('language').to_string(), report.by('source').to_string(), sep='\n\n')
     if out: save_reports(out, dict(model=str(clf.path.name), data=str(data)), all=report)
 
-# %% ../nbs/09_cli.ipynb #090023
+# %% ../nbs/09_cli.ipynb #090024
 @_command
-def demo(model=None, port=7860, share=False):
-    "Open the demo in a browser"
+def demo(
+    model=None,  # an ONNX file, or the folder of a run; by default the shipped one
+    port=7860,
+    share=False,  # also on a public address of Gradio's
+):
+    "Serve a page to speak into, on this machine"
     from spoken_lang.demo import build_app
     build_app(model).launch(server_port=port, share=share, inbrowser=False)
 
+# %% ../nbs/09_cli.ipynb #090025
 @_command
-def quantize(run, how='dynamic'):
-    "Write a smaller file beside `RUN/model.onnx`: `dynamic`, or `float16`"
+def quantize(
+    run,  # the folder of a run that was exported
+    how='dynamic',  # `dynamic` or `float16`
+):
+    "Write a smaller file beside `RUN/model.onnx`"
     from spoken_lang.quantization import quantize_run
     print(quantize_run(run, how))
 
-# %% ../nbs/09_cli.ipynb #090024
+# %% ../nbs/09_cli.ipynb #090027
+def _explained(f):
+    "Copy the comments behind the parameters to where Fire looks for them"
+    notes = [f'    {name}: {note}' for name, note in docments(f).items() if note and name != 'return']
+    if notes: f.__doc__ += '\n\nArgs:\n' + '\n'.join(notes)
+    return f
+
+def _quoted(args): return args[:1] + [a if a.startswith('-') else repr(a) for a in args[1:]] if args[:1] == ['predict'] else args
+
+# %% ../nbs/09_cli.ipynb #090029
 def main():
     "The command `spoken_lang`"
-    Fire(dict(predict=predict, train=train, eval=eval, export=export, quantize=quantize, demo=demo), name='spoken_lang')
+    commands = dict(predict=predict, train=train, eval=eval, export=export, quantize=quantize, demo=demo)
+    Fire({name: _explained(f) for name, f in commands.items()}, command=_quoted(sys.argv[1:]), name='spoken_lang')

@@ -71,10 +71,13 @@ def _soundfile_blocks(file):
         for block in f.blocks(blocksize=f.samplerate*_BLOCK, dtype='float32', always_2d=True): yield block, f.samplerate
 
 # %% ../nbs/00_core.ipynb #000022
+def _as_file(file): return open(file, 'rb') if isinstance(file, str) else nullcontext(file)
+
 def _av_blocks(file):
-    "The same through ffmpeg's decoders; nothing the file points to is opened, and packets that do not decode are passed over"
+    "The same through ffmpeg's decoders; packets that do not decode are passed over"
     import av
-    with av.open(file, mode='r', options={'protocol_whitelist': 'file'}, metadata_errors='ignore') as container:
+    no_links = {'protocol_whitelist': 'none'}  # a playlist may name any file or address: nothing it names is opened
+    with _as_file(file) as f, av.open(f, mode='r', options=no_links, metadata_errors='ignore') as container:
         if not container.streams.audio: raise AudioError('it has no audio track')
         to_float = av.AudioResampler(format='fltp')
         for packet in container.demux(container.streams.audio[0]):
@@ -91,7 +94,7 @@ def _reason(e):
 # %% ../nbs/00_core.ipynb #000027
 def _blocks(file, name):
     "Yield (samples (n, channels) float32, rate) from any file; `AudioError` where no decoder can"
-    with (open(file, 'rb') if isinstance(file, str) else nullcontext(file)) as f: magic = f.read(4)
+    with _as_file(file) as f: magic = f.read(4)
     if hasattr(file, 'seek'): file.seek(0)
     try:
         if magic in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'OggS', b'FORM'): yield from _soundfile_blocks(file)
@@ -162,7 +165,7 @@ def stream_audio(
 ):  # yields float32 arrays, (samples,), 16 kHz mono
     "Yield a recording piece by piece; `AudioError` for what cannot be read"
     if isinstance(source, tuple): source, rate = source
-    if isinstance(source, (np.ndarray, list)):
+    if isinstance(source, list) or hasattr(source, '__array__'):
         yield from _resampled([(_from_array(source, rate), rate)], 'the array')
     else:
         file, name = _opened(source)
@@ -178,7 +181,7 @@ def load_audio(
     if not len(wav): raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return wav
 
-# %% ../nbs/00_core.ipynb #000059
+# %% ../nbs/00_core.ipynb #000061
 STATUSES = dict(ok='', no_speech='no speech heard', too_short='too short to tell',
                 unknown_language='none of these languages', error='not read')
 
@@ -187,7 +190,7 @@ def _bar(p, width=8):
     full, eighth = divmod(round(p*width*8), 8)
     return '█'*full + ('▏▎▍▌▋▊▉'[eighth-1] if eighth else '')
 
-# %% ../nbs/00_core.ipynb #000061
+# %% ../nbs/00_core.ipynb #000063
 @dataclass(frozen=True, repr=False)
 class Prediction:
     "Which language is spoken, how surely, and if none can be named, why"
@@ -204,10 +207,10 @@ class Prediction:
     @property
     def confidence(self): return self.probabilities.get(self.language, 0.)  # its probability
 
-# %% ../nbs/00_core.ipynb #000064
+# %% ../nbs/00_core.ipynb #000066
 from fastcore.basics import patch
 
-# %% ../nbs/00_core.ipynb #000065
+# %% ../nbs/00_core.ipynb #000067
 def _name(code): return LANGUAGES[code].name if code in LANGUAGES else code
 
 @patch
@@ -216,7 +219,7 @@ def __repr__(self:Prediction):
     bars = ' | '.join(f'{_name(c)} {_bar(p)} {p:.2f}' for c, p in list(self.probabilities.items())[:3] if p >= .005)
     return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
 
-# %% ../nbs/00_core.ipynb #000067
+# %% ../nbs/00_core.ipynb #000069
 @patch
 def _repr_html_(self:Prediction):
     import html
@@ -226,7 +229,7 @@ def _repr_html_(self:Prediction):
     rows = ''.join(row.format(html.escape(_name(c)), 100*p, p) for c, p in self.probabilities.items())
     return f'{head}<table>{rows}</table>'
 
-# %% ../nbs/00_core.ipynb #000069
+# %% ../nbs/00_core.ipynb #000071
 @patch
 def to_dict(self:Prediction):  # a dictionary that `json` can write
     "Everything the prediction knows, in plain types and fixed order"

@@ -32,7 +32,7 @@ def evaluate(
 ) -> Report:
     "Ask for every clip of a manifest; the right answers to `none` and `other` are `no_speech` and `unknown_language`"
     rows = []
-    for audio in tqdm(manifest.audio, desc='clips'):
+    for audio in tqdm(manifest.audio, desc='clips', disable=None):
         try: p = predict(audio)
         except AudioError as e: p = Prediction(status='error', error=str(e))
         best = next(iter(p.probabilities), None)  # also where the answer is `unknown_language`
@@ -107,14 +107,14 @@ def _bins(confidence, right, n=10):
     df = pd.DataFrame(dict(b=b, c=np.asarray(confidence), r=np.asarray(right, float))).groupby('b')
     return df.c.mean().values, df.r.mean().values, df.size().values/len(b)
 
-# %% ../nbs/04_evaluation.ipynb #040023
+# %% ../nbs/04_evaluation.ipynb #040024
 @patch
 def ece(self:Report) -> float:
     "Expected calibration error over ten bins of the best language's probability"
     c, r, share = _bins(self.clips.confidence, self.clips.answer == self.clips.language)
     return round(float((np.abs(c - r)*share).sum()), 4)
 
-# %% ../nbs/04_evaluation.ipynb #040025
+# %% ../nbs/04_evaluation.ipynb #040026
 @patch
 def plot_reliability(self:Report, ax=None) -> plt.Axes:
     "Accuracy against confidence; on the diagonal the network keeps its promises"
@@ -125,7 +125,7 @@ def plot_reliability(self:Report, ax=None) -> plt.Axes:
     ax.set(xlabel='confidence', ylabel='accuracy', xlim=(0, 1.03), ylim=(0, 1.03), title=f'ECE {self.ece():.3f}')
     return ax
 
-# %% ../nbs/04_evaluation.ipynb #040028
+# %% ../nbs/04_evaluation.ipynb #040029
 def fit_temperature(
     logits,  # (clips, labels), of clips held out from training
     labels,  # (clips,), class numbers
@@ -135,7 +135,7 @@ def fit_temperature(
     loss = lambda t: -log_softmax(logits/np.exp(t), axis=1)[np.arange(len(labels)), labels].mean()
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method='bounded').x))
 
-# %% ../nbs/04_evaluation.ipynb #040031
+# %% ../nbs/04_evaluation.ipynb #040032
 def fit_min_known(
     logits,  # (clips, labels), of clips held out from training
     truth,  # (clips,), class numbers
@@ -150,7 +150,7 @@ def fit_min_known(
     known = p[:, languages].sum(1)/(p[:, languages].sum(1) + p[:, labels.index('other')])
     return float(min(.5, np.quantile(known[np.isin(truth, languages)], turned_away)))
 
-# %% ../nbs/04_evaluation.ipynb #040034
+# %% ../nbs/04_evaluation.ipynb #040035
 @patch
 def to_dict(self:Report) -> dict:
     "All figures in plain types: macro averages, interval, ECE, and accuracy by source"

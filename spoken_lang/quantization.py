@@ -19,8 +19,9 @@ def _dynamic(source, target):
 
 def _float16(source, target):
     graph = onnx.load(source)
+    others = {n.op_type for n in graph.graph.node} - {'Conv', 'Gemm', 'MatMul'}
     log_mel = [n.name for n in _until(graph, 'Log')]
-    onnx.save(convert_float_to_float16(graph, keep_io_types=True, node_block_list=log_mel), target)
+    onnx.save(convert_float_to_float16(graph, keep_io_types=True, op_block_list=sorted(others), node_block_list=log_mel), target)
 
 def _until(graph, op):
     "The nodes of a graph up to the first of a kind"
@@ -28,10 +29,9 @@ def _until(graph, op):
         yield node
         if node.op_type == op: return
 
-# %% ../nbs/07_quantization.ipynb #070008
+# %% ../nbs/07_quantization.ipynb #070010
 _WAYS = dict(dynamic=_dynamic, float16=_float16)
 
-# %% ../nbs/07_quantization.ipynb #070009
 def quantize(
     source,  # an ONNX file of `export_onnx`
     target,  # the file to write

@@ -5,8 +5,9 @@
 
 Both ways start from nbdev's processed notebooks in _proc, where exported cells have become documentation.
 """
-import re, shutil, subprocess, sys
+import os, re, shutil, subprocess, sys
 from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools.showdoc, the `renderer` of settings.ini
 import nbformat, yaml
 from jinja2 import DictLoader
 from nbconvert import MarkdownExporter
@@ -67,6 +68,7 @@ def markdown(notebook, images):
         meta = yaml.safe_load(front[1])
         text = f'# {meta["title"]}\n\n> {meta["description"]}\n\n' + text[front.end():].lstrip()
     text = re.sub(r'<!-- WARNING: .*? -->\n|<style scoped>.*?</style>', '', text, flags=re.S)
+    text = text.replace('<table border="1" class="dataframe">', '<table>')  # let the theme style it
     text = re.sub(r'\{target="_blank" style="float:right; font-size:smaller"\}', '', text)  # Quarto's attributes
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
@@ -78,18 +80,27 @@ def readme():
     Path('README.md').write_text(text, encoding='utf-8')
 
 
+def page_name(notebook): return re.sub(r'^\d+_', '', Path(notebook).stem)  # as nbdev names pages: 00_core.ipynb is core.html
+
+
+def relative_links(text, site):
+    "Links to notebooks and to the published site as links between the pages here"
+    text = re.sub(r'\]\((\w+)\.ipynb', lambda m: f']({page_name(m[1])}.md', text)
+    return re.sub(rf'\]\({re.escape(site)}/(\w+)\.html(#[\w.]+)?', lambda m: f']({m[1]}.md' + (m[2] or '').replace('.', ''), text)
+
+
 def site():
     "The site by MkDocs, with every page of sidebar.yml"
     source, cfg = Path('_proc/_mkdocs'), get_config()
     proc = processed()
+    source.mkdir()
     for page in pages():
-        target = (source/page).with_suffix('.md')
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = markdown(proc/page, target.with_suffix(''))
-        target.write_text(re.sub(r'\]\((\w+)\.ipynb', r'](\1.md', text), encoding='utf-8')
-    shutil.copytree('nbs/results', source/'results', dirs_exist_ok=True)
+        name = page_name(page)
+        text = markdown(proc/page, source/name)
+        (source/f'{name}.md').write_text(relative_links(text, f'{cfg.doc_host}{cfg.doc_baseurl}'), encoding='utf-8')
+    (source/'extra.css').write_text('.md-grid { max-width: 80rem; }\n', encoding='utf-8')
     config = dict(site_name=cfg.title, site_description=cfg.description, docs_dir=str(source.resolve()), site_dir=str(Path('_docs').resolve()),
-        repo_url=cfg.git_url, use_directory_urls=False, nav=[str(p.with_suffix('.md')) for p in pages()], plugins=['search'],
+        repo_url=cfg.git_url, use_directory_urls=False, nav=[f'{page_name(p)}.md' for p in pages()], extra_css=['extra.css'], plugins=['search'],
         theme=dict(name='material', font=False, features=['navigation.footer', 'toc.follow', 'content.code.copy']), markdown_extensions=['toc', 'tables', 'md_in_html', 'pymdownx.highlight', 'pymdownx.superfences'],
         validation=dict(links=dict(anchors='warn')))
     Path('_proc/mkdocs.yml').write_text(yaml.safe_dump(config))
@@ -99,5 +110,6 @@ def site():
 if __name__ == '__main__':
     what = sys.argv[1] if len(sys.argv) > 1 else ''
     if what not in ('readme', 'site'): sys.exit(__doc__)
-    if shutil.which('quarto'): subprocess.run(['nbdev_readme' if what == 'readme' else 'nbdev_docs'], check=True)
+    if shutil.which('quarto'):
+        subprocess.run(['nbdev_readme' if what == 'readme' else 'nbdev_docs'], check=True, env=os.environ | dict(PYTHONPATH=sys.path[0]))
     else: dict(readme=readme, site=site)[what]()
