@@ -130,9 +130,10 @@ def _from_array(wav, rate):
     if wav.ndim not in (1, 2) or wav.dtype.kind not in 'iuf':
         raise AudioError(f'an array of shape {wav.shape} and type {wav.dtype} is not sound. '
                          'Pass numbers, (samples,) or (samples, channels).')
-    if wav.ndim == 2 and wav.shape[0] < wav.shape[1]: wav = wav.T
+    if wav.ndim == 1 or not wav.size: wav = wav.reshape(-1, 1)
+    if 0 < wav.shape[0] < wav.shape[1]: wav = wav.T
     kind, half = wav.dtype.kind, 2.**(8*wav.dtype.itemsize - 1)
-    wav = wav.astype('float32').reshape(len(wav), -1)
+    wav = wav.astype('float32')
     if kind == 'u': wav -= half
     return wav/np.float32(half) if kind in 'iu' else wav
 

@@ -63,7 +63,7 @@ def classify_widget(
     only = w.SelectMultiple(options=[(LANGUAGES[c].name if c in LANGUAGES else c, c) for c in clf.languages], description='Only these')
     def show(_):
         if not upload.value: return
-        try: p = clf.classify(bytes(upload.value[0].content), languages=list(only.value) or None)
+        try: p = clf.classify(bytes(upload.value[0]['content']), languages=list(only.value) or None)
         except AudioError as e: p = Prediction(status='error', error=str(e))
         out.value = p._repr_html_()
     upload.observe(show, 'value'); only.observe(show, 'value')

@@ -76,24 +76,36 @@ def _windows(blocks, size):
     if len(rest): yield rest
 
 # %% ../nbs/06_inference.ipynb #060020
+def _trimmed(wav):
+    "Without digital silence at either end, which would drown the speech when the features are normalised"
+    loud = np.flatnonzero(np.abs(wav) > _FLOOR)
+    return wav[loud[0]:loud[-1]+1] if len(loud) else wav[:0]
+
+# %% ../nbs/06_inference.ipynb #060022
+@patch
+def _hear(self:LanguageClassifier, wav):
+    "Log-probabilities of one window; silence is told without the network, None is too short"
+    loud = _trimmed(wav)
+    if not len(loud) and 'none' in self.labels: return np.array([0. if l == 'none' else -20. for l in self.labels])
+    return self.log_probabilities(loud) if len(loud) >= MIN_SECONDS*SAMPLE_RATE else None
+
 @patch
 def _listen(self:LanguageClassifier, blocks, enough):
     "(log-probabilities of all windows (n, labels), seconds heard); stops once `enough` seconds of speech were heard"
     heard, speech, rows = 0, 0, []
-    silence = np.array([0. if l == 'none' else -20. for l in self.labels])
     for wav in _windows(blocks, WINDOW*SAMPLE_RATE):
-        quiet = 'none' in self.labels and np.abs(wav).max() < _FLOOR
-        rows.append(silence if quiet else self.log_probabilities(wav) if len(wav) >= MIN_SECONDS*SAMPLE_RATE else None)
         heard += len(wav)/SAMPLE_RATE
-        if rows[-1] is not None: speech += len(wav)/SAMPLE_RATE*(1 - self._probability(rows[-1], 'none'))
+        if (row := self._hear(wav)) is None: continue
+        rows.append(row)
+        speech += len(wav)/SAMPLE_RATE*(1 - self._probability(row, 'none'))
         if speech >= enough: break
-    return np.array([r for r in rows if r is not None]), heard
+    return np.array(rows), heard
 
 @patch
 def _probability(self:LanguageClassifier, row, label):
     return float(np.exp(row[self.labels.index(label)])) if label in self.labels else 0.
 
-# %% ../nbs/06_inference.ipynb #060023
+# %% ../nbs/06_inference.ipynb #060025
 @patch
 def _candidates(self:LanguageClassifier, languages=None, priors=None):
     "(languages, log priors), by their codes; `ValueError` for a language the model does not know or a prior below 0"
@@ -104,7 +116,7 @@ def _candidates(self:LanguageClassifier, languages=None, priors=None):
         raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'): return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
 
-# %% ../nbs/06_inference.ipynb #060026
+# %% ../nbs/06_inference.ipynb #060028
 @patch
 def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     "A `Prediction` from the log-probabilities of windows"
@@ -119,7 +131,7 @@ def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     status = 'no_speech' if speech.max() < .5 else 'unknown_language' if known < self.min_known else 'ok'
     return Prediction({} if status == 'no_speech' else p, status, heard, speech=float(speech.max()), known=known)
 
-# %% ../nbs/06_inference.ipynb #060028
+# %% ../nbs/06_inference.ipynb #060030
 @patch
 def classify(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -134,14 +146,14 @@ def classify(self:LanguageClassifier,
     if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return self._decide(rows, heard, languages, priors)
 
-# %% ../nbs/06_inference.ipynb #060035
+# %% ../nbs/06_inference.ipynb #060037
 @patch
 def _classify_file(self:LanguageClassifier, path, **kwargs):
     "A `Prediction` that knows its path, whatever happens"
     try: return replace(self.classify(path, **kwargs), path=str(path))
     except AudioError as e: return Prediction(status='error', error=str(e), path=str(path))
 
-# %% ../nbs/06_inference.ipynb #060037
+# %% ../nbs/06_inference.ipynb #060039
 @patch
 def classify_files(self:LanguageClassifier,
     paths,  # files
@@ -159,7 +171,7 @@ def classify_files(self:LanguageClassifier,
             answers = tqdm(answers, total=len(paths), unit='file')
         yield from answers
 
-# %% ../nbs/06_inference.ipynb #060040
+# %% ../nbs/06_inference.ipynb #060042
 def _viterbi(
     scores,  # (windows, states), log-probabilities
     change=6.,  # what a change of state costs, in nats
@@ -174,7 +186,7 @@ def _viterbi(
     for b in back[::-1]: path.append(int(b[path[-1]]))
     return path[::-1]
 
-# %% ../nbs/06_inference.ipynb #060042
+# %% ../nbs/06_inference.ipynb #060044
 def _sliding(blocks, size, step):
     "Windows of `size` samples every `step`; the last one is what is left"
     rest, at = np.zeros(0, 'float32'), 0
@@ -183,7 +195,7 @@ def _sliding(blocks, size, step):
         while len(rest) > size: yield at, rest[:size]; rest, at = rest[step:], at + step
     if len(rest): yield at, rest
 
-# %% ../nbs/06_inference.ipynb #060044
+# %% ../nbs/06_inference.ipynb #060046
 @patch
 def timeline(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -196,14 +208,14 @@ def timeline(self:LanguageClassifier,
     keep = [self.labels.index(l) for l in [*codes, *(set(self.labels) - set(self.languages))]]
     size, rows, ends = int(seconds*SAMPLE_RATE), [], []
     for at, wav in _sliding(stream_audio(source, rate), size, size//2):
-        rows.append(self._listen([wav], np.inf)[0][0] if len(wav) >= MIN_SECONDS*SAMPLE_RATE else rows[-1] if rows else None)
+        rows.append(row if (row := self._hear(wav)) is not None else rows[-1] if rows else None)
         ends.append((at + (size*3//4 if len(wav) == size else len(wav)))/SAMPLE_RATE)  # a window answers for its middle
     if not rows or rows[0] is None: return [(0., e, Prediction(status='too_short', seconds=e)) for e in ends]
     ends[-1] = (at + len(wav))/SAMPLE_RATE
     path, rows = _viterbi(np.array(rows)[:, keep]), np.array(rows)
     return self._stretches(path, rows, ends, codes)
 
-# %% ../nbs/06_inference.ipynb #060045
+# %% ../nbs/06_inference.ipynb #060047
 @patch
 def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     "Join windows of one state into (start, end, Prediction)"
@@ -211,7 +223,7 @@ def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     starts = [0., *ends]
     return [(starts[a], ends[b-1], self._decide(rows[a:b], ends[b-1] - starts[a], codes)) for a, b in zip(cuts, cuts[1:])]
 
-# %% ../nbs/06_inference.ipynb #060049
+# %% ../nbs/06_inference.ipynb #060051
 @lru_cache(maxsize=1)
 def _shipped(): return LanguageClassifier.from_pretrained()
 

@@ -9,8 +9,8 @@ __all__ = ['quantize', 'quantize_run']
 import logging
 from pathlib import Path
 import numpy as np, onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 # %% ../nbs/07_quantization.ipynb #070007
 def _dynamic(source, target):
@@ -19,17 +19,15 @@ def _dynamic(source, target):
 
 def _float16(source, target):
     graph = onnx.load(source)
-    others = {n.op_type for n in graph.graph.node} - {'Conv', 'Gemm', 'MatMul'}
-    log_mel = [n.name for n in _until(graph, 'Log')]
-    onnx.save(convert_float_to_float16(graph, keep_io_types=True, op_block_list=sorted(others), node_block_list=log_mel), target)
+    for w in [w for w in graph.graph.initializer if w.data_type == onnx.TensorProto.FLOAT and numpy_helper.to_array(w).size > 256]:
+        half = numpy_helper.from_array(numpy_helper.to_array(w).astype('float16'), f'{w.name}.float16')
+        cast = onnx.helper.make_node('Cast', [half.name], [w.name], to=onnx.TensorProto.FLOAT)
+        graph.graph.initializer.remove(w)
+        graph.graph.initializer.append(half)
+        graph.graph.node.insert(0, cast)  # onnxruntime does it once, when it loads the file
+    onnx.save(graph, target)
 
-def _until(graph, op):
-    "The nodes of a graph up to the first of a kind"
-    for node in graph.graph.node:
-        yield node
-        if node.op_type == op: return
-
-# %% ../nbs/07_quantization.ipynb #070010
+# %% ../nbs/07_quantization.ipynb #070008
 _WAYS = dict(dynamic=_dynamic, float16=_float16)
 
 def quantize(
