@@ -141,14 +141,16 @@ def fit_min_known(
     truth,  # (clips,), class numbers
     labels: list,  # the classes' names
     temperature: float = 1.,
-    turned_away: float = .01,  # share of clips in the languages that may be turned away
-) -> float:  # at most .5
+    sources=None,  # (clips,), where each clip comes from; None is one source
+    turned_away: float = .01,  # share of a source's clips in the languages that may be turned away
+) -> float:  # at most .5; 0 where there is no label `other`
     "The threshold on the probability that speech is in one of the languages, against `other`"
     if 'other' not in labels: return 0.
     p = softmax(np.asarray(logits, float)/temperature, axis=1)
     languages = [i for i, l in enumerate(labels) if l not in ('other', 'none')]
-    known = p[:, languages].sum(1)/(p[:, languages].sum(1) + p[:, labels.index('other')])
-    return float(min(.5, np.quantile(known[np.isin(truth, languages)], turned_away)))
+    total = p[:, languages].sum(1)
+    known = pd.DataFrame(dict(known=total/(total + p[:, labels.index('other')]), source='all' if sources is None else sources))
+    return float(min(.5, known[np.isin(truth, languages)].groupby('source').known.quantile(turned_away).min()))
 
 # %% ../nbs/04_evaluation.ipynb #040035
 @patch

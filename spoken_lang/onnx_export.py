@@ -118,6 +118,7 @@ def export_run(
     model, held_out = SpokenLanguageClassifier.from_pretrained(run/'model'), np.load(run/'valid.npz')
     answers, labels = (held_out['logits'], held_out['labels']), _labels(model)
     temperature = fit_temperature(*answers)
-    path = export_onnx(model, run/'model.onnx', temperature, min_known=fit_min_known(*answers, labels, temperature), **metadata)
+    min_known = fit_min_known(*answers, labels, temperature, held_out['sources'])
+    path = export_onnx(model, run/'model.onnx', temperature, min_known=min_known, **metadata)
     verify_onnx(model, path)
     return path

@@ -190,6 +190,8 @@ class _BalancedTrainer(Trainer):
     def get_eval_dataloader(self, dataset=None):
         return DataLoader(self.eval_dataset if dataset is None else dataset, self.args.eval_batch_size, collate_fn=self.eval_collator)
 
+    get_test_dataloader = get_eval_dataloader  # for `predict`
+
 # %% ../nbs/03_training.ipynb #030046
 def _record(run, config, train, valid):
     "What a run needs to explain itself: its config and its split"
@@ -220,7 +222,8 @@ def train(
     trainer.train(resume_from_checkpoint=True if resume and any((run/'checkpoints').glob('checkpoint-*')) else None)
     trainer.save_model(run/'model')
     answers = trainer.predict(trainer.eval_dataset, metric_key_prefix='valid')
-    np.savez(run/'valid.npz', logits=answers.predictions, labels=answers.label_ids)
+    sources = np.array([valid.source.iloc[i] for i in trainer.eval_dataset.clips], 'U')
+    np.savez(run/'valid.npz', logits=answers.predictions, labels=answers.label_ids, sources=sources)
     figures = answers.metrics | dict(best=trainer.state.best_metric, step=trainer.state.best_global_step)
     (run/'metrics.json').write_text(json.dumps(figures, indent=1))
     return run

@@ -74,9 +74,10 @@ def markdown(notebook, images):
 
 
 def readme():
-    "README.md; links between notebooks become links to the notebooks in nbs"
+    "README.md, which lies a folder higher than the notebook: links and paths begin with nbs/"
     text = markdown(processed()/'index.ipynb', Path('index_files'))
     text = re.sub(r'\]\((?!https?:|#|index_files/)', '](nbs/', text)
+    text = text.replace("'samples/", "'nbs/samples/")
     Path('README.md').write_text(text, encoding='utf-8')
 
 
