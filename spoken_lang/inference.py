@@ -53,7 +53,7 @@ def from_pretrained(cls:LanguageClassifier,
     return cls(_find_model(path), **kwargs)
 
 # %% ../nbs/06_inference.ipynb #060014
-WINDOW = 6  # seconds that the network hears at once; on held-out clips 6 did better than 10, 4 and 3
+WINDOW = 6  # seconds that the network hears at once
 MIN_SECONDS = .5  # anything shorter is `too_short`
 _FLOOR = 1e-4  # a window whose samples stay below this, -80 dB of full scale, is silence
 
