@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['kaldi_frame_matrix', 'LogMel', 'frame_mask', 'TdnnEncoder', 'SpokenLanguageConfig', 's2t_medium_config',
-           'SpokenLanguageClassifier']
+           'SpokenLanguageClassifier', 'SpokenLanguageFeatureExtractor']
 
 # %% ../nbs/02_model.ipynb #020004
 import math
+from functools import lru_cache
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig, PreTrainedModel
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, BatchFeature, PretrainedConfig,
+    PreTrainedModel, SequenceFeatureExtractor, Speech2TextConfig, Speech2TextForConditionalGeneration)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.speech_to_text.modeling_speech_to_text import Speech2TextEncoder
-from transformers import Speech2TextConfig, Speech2TextModel
 from torchaudio.compliance.kaldi import get_mel_banks
 from fastcore.basics import patch
 from .core import SAMPLE_RATE, LANGUAGES
@@ -82,7 +84,7 @@ def forward(self:LogMel, wavs, lengths):
     mask = frame_mask(frames, features.shape[1])
     return self.normalize(features, mask), mask
 
-# %% ../nbs/02_model.ipynb #020022
+# %% ../nbs/02_model.ipynb #020026
 class _TdnnLayer(nn.Module):
     "Convolution over time, ReLU, batch norm, gates from the mean over time, and a residual path where the shape allows"
     def __init__(self, n_in, n_out, kernel=3, stride=1, dilation=1, dropout=0.):
@@ -97,7 +99,7 @@ class _TdnnLayer(nn.Module):
         y = self.dropout(y)*self.gate((y*mask).sum(2)/mask.sum(2))[..., None]
         return (x + y if self.residual else y), mask
 
-# %% ../nbs/02_model.ipynb #020024
+# %% ../nbs/02_model.ipynb #020028
 class TdnnEncoder(nn.Module):
     "Two layers that halve the frame rate, then layers of growing dilation; 25 frames a second come out"
     def __init__(self, num_mel_bins, hidden_size, num_layers, dropout):
@@ -111,7 +113,7 @@ class TdnnEncoder(nn.Module):
         for layer in self.layers: x, mask = layer(x, mask)
         return x, mask  # (batch, channels, frames/4), (batch, 1, frames/4)
 
-# %% ../nbs/02_model.ipynb #020027
+# %% ../nbs/02_model.ipynb #020031
 class _Speech2TextEncoder(nn.Module):
     "Transformers' encoder, from and to the shapes of `TdnnEncoder`"
     def __init__(self, config):
@@ -122,7 +124,7 @@ class _Speech2TextEncoder(nn.Module):
         x = self.encoder(features, attention_mask=mask).last_hidden_state
         return x.transpose(1, 2), self.encoder._get_feature_vector_attention_mask(x.shape[1], mask)[:, None].to(x.dtype)
 
-# %% ../nbs/02_model.ipynb #020030
+# %% ../nbs/02_model.ipynb #020034
 class SpokenLanguageConfig(PretrainedConfig):
     "How a `SpokenLanguageClassifier` is built"
     model_type = 'spoken_lang'
@@ -137,22 +139,24 @@ class SpokenLanguageConfig(PretrainedConfig):
         dropout: float = .1,
         speech_to_text: dict = None,  # settings of a `Speech2TextConfig`, for that encoder
         labels: list = None,  # the classes; languages, and `other` and `none` where wanted
+        label_smoothing: float = 0.,
+        class_weights: list = None,  # factors on the loss of each class
         **kwargs):
         if labels is None and 'id2label' not in kwargs: labels = list(LANGUAGES)
         if labels: kwargs |= dict(id2label=dict(enumerate(labels)), label2id={l: i for i, l in enumerate(labels)})
         self.encoder, self.num_mel_bins, self.low_freq, self.high_freq = encoder, num_mel_bins, low_freq, high_freq
         self.hidden_size, self.num_layers, self.conv_channels, self.dropout = hidden_size, num_layers, conv_channels, dropout
-        self.speech_to_text = speech_to_text
+        self.speech_to_text, self.label_smoothing, self.class_weights = speech_to_text, label_smoothing, class_weights
         super().__init__(**kwargs)
 
-# %% ../nbs/02_model.ipynb #020032
+# %% ../nbs/02_model.ipynb #020036
 def s2t_medium_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `SpokenLanguageConfig`
     "The published size: the encoder of facebook/s2t-medium-mustc-multilingual-st"
     size = dict(d_model=512, encoder_layers=12, encoder_ffn_dim=2048, encoder_attention_heads=8, conv_channels=1024,
                 encoder_layerdrop=0., input_feat_per_channel=80, max_source_positions=6000)
     return SpokenLanguageConfig(**dict(encoder='speech_to_text', num_mel_bins=80, high_freq=0., speech_to_text=size) | kwargs)
 
-# %% ../nbs/02_model.ipynb #020035
+# %% ../nbs/02_model.ipynb #020039
 class _AttentiveStatistics(nn.Module):
     "Weighted mean and standard deviation over time"
     def __init__(self, channels):
@@ -164,7 +168,7 @@ class _AttentiveStatistics(nn.Module):
         mean = (w*x).sum(2)
         return torch.cat([mean, ((w*(x - mean[..., None]).square()).sum(2)).clamp(min=1e-6).sqrt()], 1)
 
-# %% ../nbs/02_model.ipynb #020037
+# %% ../nbs/02_model.ipynb #020041
 def _encoder(config):
     "(encoder, its channels) as the config says"
     if config.encoder == 'tdnn':
@@ -174,10 +178,10 @@ def _encoder(config):
         return _Speech2TextEncoder(c), c.d_model
     raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, speech_to_text.')
 
-# %% ../nbs/02_model.ipynb #020039
+# %% ../nbs/02_model.ipynb #020043
 class SpokenLanguageClassifier(PreTrainedModel):
     "A speech encoder, a convolution block with max pooling, and a linear head over its statistics"
-    config_class, main_input_name = SpokenLanguageConfig, 'input_features'
+    config_class, main_input_name, supports_gradient_checkpointing = SpokenLanguageConfig, 'input_features', True
     def __init__(self, config):
         super().__init__(config)
         self.encoder, width = _encoder(config)
@@ -189,7 +193,7 @@ class SpokenLanguageClassifier(PreTrainedModel):
 
     def _init_weights(self, module): pass  # PyTorch's own, and Speech2Text's within its encoder
 
-# %% ../nbs/02_model.ipynb #020040
+# %% ../nbs/02_model.ipynb #020044
 @patch
 def forward(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel
@@ -202,6 +206,83 @@ def forward(self:SpokenLanguageClassifier,
     x, mask = self.encoder(input_features, attention_mask)
     x = F.max_pool1d(F.pad(F.relu(self.conv(x*mask))*mask, (0, 1)), 2)  # the zeros behind the end never win over a ReLU
     logits = self.head(self.dropout(self.pool(self.norm(x), mask[..., ::2])))
-    smoothing = getattr(self.config, 'label_smoothing', 0.)
-    loss = None if labels is None else F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return SequenceClassifierOutput(loss=loss, logits=logits)
+    return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
+
+@patch
+def loss(self:SpokenLanguageClassifier, logits, labels):
+    "Cross-entropy, with the label smoothing and the weights of classes in the config"
+    weights = self.config.class_weights and logits.new_tensor(self.config.class_weights)
+    return F.cross_entropy(logits, labels, weights, label_smoothing=self.config.label_smoothing)
+
+# %% ../nbs/02_model.ipynb #020053
+def _speech_to_text(path):
+    "A whole Speech2Text model from the hub or a folder; `ValueError` that says what is wrong with it"
+    about = f'pretrained_encoder_path: {str(path)!r}'
+    try: config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as e:
+        raise ValueError(f'{about} is neither a folder with a checkpoint nor a model that the hub gives. '
+                         'Check the name and the connection.') from e
+    if config.model_type != 'speech_to_text':
+        raise ValueError(f'{about} holds a model of type {config.model_type}, not speech_to_text. '
+                         'Give one such as facebook/s2t-medium-mustc-multilingual-st.')
+    try: whole, loading = Speech2TextForConditionalGeneration.from_pretrained(path, output_loading_info=True)
+    except Exception as e:  # of safetensors, of torch or of the operating system, which share no base
+        raise ValueError(f'{about} has weights that are missing, broken or of another shape. Fetch it again.') from e
+    if lacking := [k for k in loading['missing_keys'] if '.encoder.' in k]:
+        raise ValueError(f'{about} lacks {len(lacking)} of the weights of the encoder, such as {min(lacking)}.')
+    return whole
+
+# %% ../nbs/02_model.ipynb #020058
+_ENCODER_KEYS = ('d_model', 'encoder_layers', 'encoder_ffn_dim', 'encoder_attention_heads', 'conv_channels', 'conv_kernel_sizes', 'num_conv_layers',
+    'input_feat_per_channel', 'input_channels', 'max_source_positions', 'activation_function', 'scale_embedding')
+
+@patch(cls_method=True)
+def from_encoder(cls:SpokenLanguageClassifier,
+    path,  # a name on the hub, such as `facebook/s2t-medium-mustc-multilingual-st`, or a folder with a Speech2Text checkpoint
+    **kwargs,  # for `SpokenLanguageConfig`, e.g. `labels`
+) -> SpokenLanguageClassifier:
+    "A pretrained encoder with a newborn head; `ValueError` where the checkpoint is missing, foreign or broken"
+    whole = _speech_to_text(path)
+    size = {k: getattr(whole.config, k) for k in _ENCODER_KEYS} | dict(encoder_layerdrop=0.)
+    model = cls(s2t_medium_config(**dict(speech_to_text=size, num_mel_bins=size['input_feat_per_channel']) | kwargs))
+    model.encoder.encoder.load_state_dict(whole.model.encoder.state_dict())
+    return model
+
+# %% ../nbs/02_model.ipynb #020066
+@lru_cache
+def _log_mel(*bands): return LogMel(*bands)
+
+class SpokenLanguageFeatureExtractor(SequenceFeatureExtractor):
+    "`LogMel` under the interface of Transformers: waves in, `input_features` and `attention_mask` out"
+    model_input_names = ['input_features', 'attention_mask']
+    def __init__(self,
+        feature_size: int = 40,  # bands
+        sampling_rate: int = SAMPLE_RATE,  # Hz
+        padding_value: float = 0.,
+        low_freq: float = 20.,  # lower edge of the lowest band, Hz
+        high_freq: float = 7600.,  # upper edge of the highest, Hz; 0 is half the rate
+        **kwargs):
+        super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
+        self.low_freq, self.high_freq = low_freq, high_freq
+
+# %% ../nbs/02_model.ipynb #020068
+@patch
+def __call__(self:SpokenLanguageFeatureExtractor,
+    raw_speech,  # (samples,) float, ±1, or a list of such
+    sampling_rate: int = None,  # Hz of `raw_speech`, to be checked
+    return_tensors: str = 'pt',  # `pt` or `np`
+    **kwargs,  # what pipelines pass besides; not used
+) -> BatchFeature:  # `input_features` (batch, frames, bins), `attention_mask` (batch, frames)
+    "Features of one wave or several, padded to the longest; `ValueError` for another rate"
+    if sampling_rate not in (None, self.sampling_rate):
+        raise ValueError(f'the network hears {self.sampling_rate} Hz, not {sampling_rate}. Resample first, e.g. with `load_audio`.')
+    wavs = raw_speech if isinstance(raw_speech, (list, tuple)) else [raw_speech]
+    wavs = [torch.as_tensor(w, dtype=torch.float32) for w in wavs]
+    lengths = torch.tensor([len(w) for w in wavs])
+    features, mask = _log_mel(self.feature_size, self.low_freq, self.high_freq)(pad_sequence(wavs, batch_first=True), lengths)
+    return BatchFeature(dict(input_features=features, attention_mask=mask), tensor_type=return_tensors)
+
+# %% ../nbs/02_model.ipynb #020070
+AutoConfig.register(SpokenLanguageConfig.model_type, SpokenLanguageConfig)
+AutoModelForAudioClassification.register(SpokenLanguageConfig, SpokenLanguageClassifier)
+AutoFeatureExtractor.register(SpokenLanguageConfig, SpokenLanguageFeatureExtractor)

@@ -6,20 +6,25 @@
 __all__ = ['TrainConfig', 'read_config', 'read_data', 'balance', 'metrics', 'train']
 
 # %% ../nbs/03_training.ipynb #030004
-import dataclasses, difflib, glob, json, time, typing
+import dataclasses, difflib, glob, json, platform, shutil, signal, subprocess, threading, time, typing, zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-import numpy as np, pandas as pd, torch, torchaudio.functional as AF, yaml
+import numpy as np, pandas as pd, torch, transformers, yaml
+import spoken_lang
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from fastcore.basics import patch, store_attr
-from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
-from torch.utils.data import ConcatDataset, DataLoader, Subset, WeightedRandomSampler
+from matplotlib.figure import Figure
+from safetensors import SafetensorError, safe_open
+from sklearn.metrics import ConfusionMatrixDisplay, f1_score, jaccard_score, precision_score, recall_score
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
-from .core import LANGUAGES, load_audio
+from .core import LANGUAGES, SAMPLE_RATE, load_audio
 from .data import AudioDataset, FeatureDataset, augment, cache_features, read_folders, read_manifest, read_parquet, split_by_group
-from .model import LogMel, SpokenLanguageClassifier, SpokenLanguageConfig, frame_mask, s2t_medium_config
+from .model import LogMel, SpokenLanguageClassifier, SpokenLanguageConfig, SpokenLanguageFeatureExtractor, frame_mask, s2t_medium_config
 
 # %% ../nbs/03_training.ipynb #030007
 @dataclass
@@ -30,60 +35,104 @@ class TrainConfig:
     labels: list = field(default_factory=lambda: list(LANGUAGES))  # the classes: languages, and `other` and `none` where wanted
     valid: float = .1  # share of the clips that is held out to choose the best checkpoint
     split_by: str = 'speaker'  # what must not be on both sides: `speaker`, `source` or `recording`
+    balanced: bool = True  # draw languages equally often, see `balance`; false draws every clip once an epoch
+    source_weights: dict = field(default_factory=dict)  # source: factor on how often it is drawn within its languages
+    source_shares: dict = field(default_factory=dict)  # source: share of the draws of each language that has it
     size: str = 'starter'  # `starter` or `s2t-medium`
     model: dict = field(default_factory=dict)  # changes to the size's `SpokenLanguageConfig`
+    pretrained_encoder_path: str = None  # a Speech2Text checkpoint, by its name on the hub or a folder, to begin with
     augment: bool = True  # move the training clips to other rooms, lines and noises
     copies: int = 4  # times each clip is augmented and cached
-    crop_seconds: list = field(default_factory=lambda: [1.5, 4.])  # shortest and longest crop; one length is drawn for each batch
+    crop_seconds: list = field(default_factory=lambda: [1.5, 4.])  # shortest and longest crop, one for each batch; [] takes whole clips, masked
+    group_by_length: bool = False  # whole clips of like length go into a batch, so that less is padding
     steps: int = 5000  # batches
-    batch_size: int = 64  # clips
+    epochs: float = 0.  # passes over the training clips; above 0 it counts in place of `steps`
+    batch_size: int = 64  # clips, over all processes
+    accumulate: int = 1  # batches before each step of the optimiser
     learning_rate: float = 1e-3  # its peak, after a linear warm-up and before a linear fall to 0
+    encoder_learning_rate: float = 0.  # another peak for the encoder; 0 is the same
+    freeze_epochs: float = 0.  # the encoder does not learn before this epoch
     warmup: float = .05  # share of the steps
     weight_decay: float = .01
     label_smoothing: float = .05
+    class_weights: dict = field(default_factory=dict)  # label: factor on its loss
+    bf16: bool = False  # compute in bfloat16, keep weights in float32
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them (s2t-medium)
     metric: str = 'f1'  # chooses the checkpoint: `f1`, `iou`, `precision` or `recall`, macro averages on the held-out clips
-    eval_every: int = 500  # steps between evaluations, each with a checkpoint
+    eval_every: int = 500  # steps between evaluations, each with a checkpoint; 0 is once an epoch
+    early_stop: int = 0  # stop after this many evaluations without a better `metric`; 0 never
     workers: int = 2  # processes that decode and augment
     threads: int = 0  # threads of PyTorch; 0 leaves it to PyTorch
     seed: int = 0
     workspace: str = 'workspace'  # runs go to `<workspace>/<TIMESTAMP>`, features to `<workspace>/cache`
+    export_to_onnx: bool = False  # write `model.onnx` beside the checkpoint at the end (the command line does it)
+    onnx_runtime: bool = True  # evaluate the ONNX file rather than the PyTorch network (the command line does it)
 
 # %% ../nbs/03_training.ipynb #030009
 _CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'), metric=('f1', 'iou', 'precision', 'recall'))
+_RANGES = dict(valid=(0, 1), warmup=(0, 1), label_smoothing=(0, 1), steps=(1, None), batch_size=(1, None), copies=(1, None), accumulate=(1, None),
+    learning_rate=(0, None), encoder_learning_rate=(0, None), epochs=(0, None), freeze_epochs=(0, None), weight_decay=(0, None),
+    eval_every=(0, None), early_stop=(0, None), workers=(0, None), threads=(0, None), seed=(0, None))
 
 def _check(key, value, types):
     "One sentence for an unknown key, a wrong type or a value that is none of the choices"
     if key not in types:
         near = difflib.get_close_matches(key, types, 1)
         raise ValueError(f'config: unknown key {key!r}. ' + (f'Did you mean {near[0]!r}?' if near else f'Choose from: {", ".join(types)}.'))
-    want = types[key]
+    want, optional = types[key], key in ('role', 'pretrained_encoder_path')
     fits = isinstance(value, (int, float) if want is float else want) and (want is bool or not isinstance(value, bool))
-    if not fits and value is not None: raise ValueError(f'config: {key} must be of type {want.__name__}, not {value!r}.')
+    if not fits and not (optional and value is None):
+        number = ' (YAML wants a point: 1.0e-3)' if want is float and isinstance(value, str) else ''
+        raise ValueError(f'config: {key} must be of type {want.__name__}, not {value!r}{number}.')
     if key in _CHOICES and value not in _CHOICES[key]:
-        raise ValueError(f'config: {key} must be one of {", ".join(_CHOICES[key])}, not {value!r}.')
+        near = difflib.get_close_matches(str(value), _CHOICES[key], 1)
+        hint = f' Did you mean {near[0]!r}?' if near else ''
+        raise ValueError(f'config: {key} must be one of {", ".join(_CHOICES[key])}, not {value!r}.{hint}')
+    low, high = _RANGES.get(key, (None, None))
+    if low is not None and (value < low or high is not None and value > high):
+        raise ValueError(f'config: {key} must be at least {low}' + (f' and at most {high}' if high else '') + f', not {value!r}.')
 
-# %% ../nbs/03_training.ipynb #030011
+# %% ../nbs/03_training.ipynb #030012
+def _check_together(config):
+    "One sentence for decisions that contradict each other"
+    crop = config.crop_seconds
+    if crop and not (len(crop) == 2 and all(isinstance(c, (int, float)) for c in crop) and 0 < crop[0] <= crop[1]):
+        raise ValueError(f'config: crop_seconds must be [shortest, longest] in seconds, or [] for whole clips, not {crop!r}.')
+    if config.pretrained_encoder_path and config.size == 'starter':
+        raise ValueError('config: pretrained_encoder_path needs size: s2t-medium; the starter has no such encoder.')
+    if config.gradient_checkpointing and config.size == 'starter':
+        raise ValueError('config: gradient_checkpointing needs size: s2t-medium; the starter has nothing to save by it.')
+    types = typing.get_type_hints(SpokenLanguageConfig.__init__)
+    for key, value in config.model.items(): _check(key, value, types)
+    for key in ('class_weights', 'source_weights', 'source_shares'):
+        if bad := {k: v for k, v in getattr(config, key).items() if isinstance(v, bool) or not isinstance(v, (int, float)) or v < 0}:
+            raise ValueError(f'config: {key} must give a number of at least 0 for each name, not {bad}.')
+    if strange := set(config.class_weights) - set(config.labels):
+        raise ValueError(f'config: class_weights names {", ".join(sorted(strange))}, which is not among the labels {", ".join(config.labels)}.')
+
+# %% ../nbs/03_training.ipynb #030014
 def read_config(
-    path,  # a YAML file
+    path=None,  # a YAML file; None is an empty one
     **changes,  # keys to set otherwise
 ) -> TrainConfig:
     "Read and check a config; `ValueError` with one sentence that names the key"
-    try: given = yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}
+    try: given = yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {} if path else {}
     except OSError as e: raise ValueError(f'{path}: cannot be opened ({e.strerror}). Check the path.') from None
     except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f'{path}: not a YAML file ({" ".join(str(e).split())}).') from None
     if not isinstance(given, dict): raise ValueError(f'{path}: should hold lines such as `steps: 5000`.')
     types = typing.get_type_hints(TrainConfig)
     for key, value in (given := {**given, **changes}).items(): _check(key, value, types)
-    if not given.get('data'): raise ValueError(f'{path}: lacks the key `data`: folders, CSV manifests or parquet shards to train on.')
-    return TrainConfig(**given)
+    if not given.get('data'): raise ValueError(f'{path or "config"}: lacks the key `data`: folders, CSV manifests or parquet shards to train on.')
+    _check_together(config := TrainConfig(**given))
+    return config
 
-# %% ../nbs/03_training.ipynb #030014
+# %% ../nbs/03_training.ipynb #030019
 def _read(path, config):
     "A manifest from a folder, a table or a shard"
     if Path(path).is_dir(): return read_folders(path)
     return read_parquet(path, config.role, tuple(config.labels)) if path.endswith('.parquet') else read_manifest(path)
 
-# %% ../nbs/03_training.ipynb #030016
+# %% ../nbs/03_training.ipynb #030021
 def read_data(
     config: TrainConfig,
     complete: bool = True,  # every label must have clips
@@ -99,39 +148,100 @@ def read_data(
         raise ValueError(f'data: no clips for {", ".join(sorted(missing))}. Add some, or take the label out.')
     return df
 
-# %% ../nbs/03_training.ipynb #030019
+# %% ../nbs/03_training.ipynb #030024
 def balance(
     manifest: pd.DataFrame,
+    weights: dict = {},  # source: factor on how often it is drawn within its languages
+    shares: dict = {},  # source: share of the draws of each language that has it
 ) -> np.ndarray:  # (clips,), probabilities to be drawn
     "Equal languages; sources by the root of speakers times seconds; clips by length"
     df, key = manifest.reset_index(drop=True), ['language', 'source']
+    if strange := (set(weights) | set(shares)) - set(df.source):
+        raise ValueError(f'no clips from {", ".join(sorted(strange))}, which source_weights or source_shares name. '
+                         f'Sources: {", ".join(sorted(set(df.source)))}.')
     sources = df.groupby(key).agg(speakers=('speaker', 'nunique'), seconds=('seconds', 'sum'))
-    share = np.sqrt(sources.speakers*sources.seconds)
-    share = share/share.groupby('language').transform('sum')/df.language.nunique()
+    share = np.sqrt(sources.speakers*sources.seconds)*[weights.get(s, 1) for _, s in sources.index]
+    share = share.groupby('language', group_keys=False).apply(partial(_fix_shares, shares=shares))/df.language.nunique()
     return (df.seconds*(share/sources.seconds).loc[pd.MultiIndex.from_frame(df[key])].values).values
 
-# %% ../nbs/03_training.ipynb #030022
+def _fix_shares(share, shares):
+    "The shares of one language's sources, coming to 1, with some of them fixed"
+    fixed = pd.Series([shares.get(s, np.nan) for _, s in share.index], share.index)
+    if fixed.isna().all(): return share/share.sum()
+    if fixed.notna().all(): return fixed/fixed.sum()
+    return fixed.fillna(share/share[fixed.isna()].sum()*(1 - fixed.sum()))
+
+# %% ../nbs/03_training.ipynb #030027
+class _Draws(Sampler):
+    "Draws of an epoch, (clip, random number) each: by weight, or each clip once; by length within some batches where wanted"
+    def __init__(self, n, weights=None, lengths=None, batch_size=64, seed=0):
+        self.n, self.weights, self.lengths, self.batch_size, self.seed, self.epoch = n, weights, lengths, batch_size, seed, 0
+
+    def __len__(self): return self.n
+    def set_epoch(self, epoch): self.epoch = epoch
+
+    def __iter__(self):
+        rng = np.random.default_rng((self.seed, self.epoch))
+        clips = rng.permutation(self.n) if self.weights is None else rng.choice(self.n, self.n, p=self.weights)
+        if self.lengths is not None:  # sort within stretches of 20 batches
+            stretches = np.split(clips, range(20*self.batch_size, self.n, 20*self.batch_size))
+            clips = np.concatenate([c[np.argsort(-self.lengths[c], kind='stable')] for c in stretches])
+        return zip(clips.tolist(), rng.integers(2**31, size=self.n).tolist())
+
+# %% ../nbs/03_training.ipynb #030029
+class _TrainingSet(Dataset):
+    "Some caches as one data set: (clip, random number) → its features, from a random place on, and the number"
+    def __init__(self, caches, rows, crop=None):  # rows: [(number of the cache, clip in it), ...]
+        self.caches, self.rows, self.crop = caches, rows, crop
+
+    def __len__(self): return len(self.rows)
+
+    def __getitem__(self, draw):
+        i, seed = draw
+        cache, clip = self.rows[i]
+        x = self.caches[cache][clip]['features']
+        if self.crop:
+            x = x.repeat(-(-self.crop//len(x)), 1)  # what is too short is repeated
+            at = int(np.random.default_rng(seed).integers(len(x) - self.crop + 1))
+            x = x[at:at + self.crop]
+        return dict(features=x, label=int(self.caches[cache].labels[clip]), seed=seed)
+
+# %% ../nbs/03_training.ipynb #030032
+def _stretch(x, rng, amount=.12):
+    "Move the bands of each clip up or down by up to 12 %, by interpolation; x (batch, frames, bands)"
+    to = torch.arange(x.shape[2])*torch.exp(amount*(2*torch.rand(len(x), 1, generator=rng) - 1))
+    low = to.clamp(max=x.shape[2] - 1).floor().long()
+    high = (low + 1).clamp(max=x.shape[2] - 1)
+    at = lambda bands: x.gather(2, bands[:, None].expand_as(x))
+    return torch.lerp(at(low), at(high), (to - low).clamp(max=1)[:, None])
+
+def _blot(x, rng):
+    "A stretch of time (a sixth at most) and one of bands (a fifth at most) set to the mean, for each clip its own"
+    for axis, widest in ((1, x.shape[1]//6), (2, x.shape[2]//5)):
+        width = torch.rand(len(x), 1, generator=rng)*widest
+        start = torch.rand(len(x), 1, generator=rng)*(x.shape[axis] - width)
+        n = torch.arange(x.shape[axis])
+        out = (n >= start) & (n < start + width)
+        x = x.masked_fill(out[:, :, None] if axis == 1 else out[:, None], 0.)
+    return x
+
+# %% ../nbs/03_training.ipynb #030034
 class _Collator:
-    "Cached clips to a batch: one random length and SpecAugment in training, padding and a mask in evaluation"
-    def __init__(self, log_mel, crop=None, spec_augment=True): store_attr()
+    "Cached clips to a batch: one random length, stretched and blotted in training; padding and a mask in evaluation"
+    def __init__(self, log_mel, crop=None, change=False): store_attr()  # crop: (shortest, longest) in frames
 
     def __call__(self, clips):
-        n = int(torch.randint(self.crop[0], self.crop[1] + 1, ())) if self.crop else max(len(c['features']) for c in clips)
+        rng = torch.Generator().manual_seed(clips[0].get('seed', 0))
+        n = max(len(c['features']) for c in clips)
+        if self.crop: n = int(torch.randint(self.crop[0], self.crop[1] + 1, (), generator=rng))
         frames = torch.tensor([min(n, len(c['features'])) for c in clips])
         x = torch.zeros(len(clips), n, clips[0]['features'].shape[1])
         for row, c in zip(x, clips): row[:len(c['features'])] = c['features'][:n]
         mask = frame_mask(frames, n)
-        x = self.log_mel.normalize(x, mask)
-        if self.crop and self.spec_augment: x = _blot(x)
-        return dict(input_features=x, attention_mask=mask, labels=torch.tensor([c['label'] for c in clips]))
+        x = self.log_mel.normalize(_stretch(x, rng) if self.change else x, mask)
+        return dict(input_features=_blot(x, rng) if self.change else x, attention_mask=mask, labels=torch.tensor([c['label'] for c in clips]))
 
-def _blot(x):
-    "A stretch of time (a sixth at most) and one of bands (a fifth at most) set to the mean, for each clip its own"
-    x = x.transpose(1, 2)[:, None]
-    for axis, width in ((3, x.shape[3]//6), (2, x.shape[2]//5)): x = AF.mask_along_axis_iid(x, width, 0., axis)
-    return x[:, 0].transpose(1, 2)
-
-# %% ../nbs/03_training.ipynb #030025
+# %% ../nbs/03_training.ipynb #030037
 def metrics(
     logits,  # (clips, labels)
     labels,  # (clips,), class numbers
@@ -142,88 +252,239 @@ def metrics(
     scores = dict(f1=f1_score, iou=jaccard_score, precision=precision_score, recall=recall_score)
     return {name: float(score(labels, guess, **how)) for name, score in scores.items()}
 
-# %% ../nbs/03_training.ipynb #030034
-def _network(config):
-    "A newborn network of the size in the config, and its log-mel"
-    make = SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config
-    c = make(labels=config.labels, label_smoothing=config.label_smoothing, **config.model)
-    return SpokenLanguageClassifier(c), LogMel(c.num_mel_bins, c.low_freq, c.high_freq)
+# %% ../nbs/03_training.ipynb #030040
+def _by_class(logits, truth, labels):
+    "F1 of each class that occurs"
+    classes = np.unique(truth)
+    scores = f1_score(truth, np.argmax(logits, 1), labels=classes, average=None, zero_division=0)
+    return {f'f1_{labels[c]}': float(f1) for c, f1 in zip(classes, scores)}
 
-# %% ../nbs/03_training.ipynb #030036
+# %% ../nbs/03_training.ipynb #030049
+def _network(config):
+    "The network of the config, and its log-mel"
+    weights = [config.class_weights.get(l, 1.) for l in config.labels] if config.class_weights else None
+    about = dict(labels=config.labels, label_smoothing=config.label_smoothing, class_weights=weights, **config.model)
+    if config.pretrained_encoder_path: net = SpokenLanguageClassifier.from_encoder(config.pretrained_encoder_path, **about)
+    else: net = SpokenLanguageClassifier((SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config)(**about))
+    return net, LogMel(net.config.num_mel_bins, net.config.low_freq, net.config.high_freq)
+
+# %% ../nbs/03_training.ipynb #030052
 def _cached(config, manifest, mel, change=None, copies=1):
     "The cache of a manifest's features"
     key = f'{mel.mel.shape} {mel.mel.sum():.3f}'
     dataset = AudioDataset(manifest, config.labels, change, seed=config.seed)
     return cache_features(dataset, mel.fbank, Path(config.workspace)/'cache', copies, config.workers, key)
 
-# %% ../nbs/03_training.ipynb #030038
+# %% ../nbs/03_training.ipynb #030054
 def _training_set(config, df, train, mel):
-    "(data set, index in `train` of each of its clips). Each file of `data` has its own cache, so more data costs only its own time"
+    "(data set, index in `train` of each of its clips)"
     noises = [load_audio(a) for a in train[train.language == 'none'].audio]
-    sets, clips = [], []
-    for _, part in df.groupby('part', sort=False):
+    caches, rows, clips = [], [], []
+    for n, (_, part) in enumerate(df.groupby('part', sort=False)):
         change, copies = (partial(augment, noises=noises), config.copies) if config.augment else (None, 1)
-        cached = FeatureDataset(_cached(config, part, mel, change, copies), crop=int(100*config.crop_seconds[1]))
+        caches.append(cached := FeatureDataset(_cached(config, part, mel, change, copies)))
         mine = np.flatnonzero(part.index.isin(train.index)[cached.clips])
-        sets.append(Subset(cached, mine)); clips.append(part.index.values[cached.clips[mine]])
-    return ConcatDataset(sets), np.concatenate(clips)
+        rows += [(n, i) for i in mine]; clips.append(part.index.values[cached.clips[mine]])
+    crop = int(100*config.crop_seconds[1]) if config.crop_seconds else None
+    return _TrainingSet(caches, rows, crop), np.concatenate(clips)
 
-# %% ../nbs/03_training.ipynb #030040
+# %% ../nbs/03_training.ipynb #030056
+def _draws(config, dataset, train, clips):
+    "How the training set is drawn"
+    weights = lengths = None
+    if config.balanced:
+        weights = pd.Series(balance(train, config.source_weights, config.source_shares), train.index)[clips].values
+        weights = weights/weights.sum()
+    if config.group_by_length: lengths = np.array([dataset.caches[c].frames[i] for c, i in dataset.rows])
+    return _Draws(len(dataset), weights, lengths, config.batch_size, config.seed)
+
+# %% ../nbs/03_training.ipynb #030059
 def _training_arguments(config, run):
     "Our decisions in the Trainer's words"
     rate = dict(learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay)
-    when = dict(eval_strategy='steps', eval_steps=config.eval_every, save_strategy='steps', save_steps=config.eval_every, save_total_limit=2)
+    length = dict(num_train_epochs=config.epochs) if config.epochs else dict(max_steps=config.steps)
+    unit, every = ('steps', config.eval_every) if config.eval_every else ('epoch', 1)
+    when = dict(eval_strategy=unit, eval_steps=every, save_strategy=unit, save_steps=every, save_total_limit=2)
     best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=True)
-    size = dict(per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=32, max_steps=config.steps)
-    return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **when, **best, **size, seed=config.seed,
-        logging_steps=50, report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
+    share = max(1, config.batch_size//PartialState().num_processes)
+    batch = dict(per_device_train_batch_size=share, per_device_eval_batch_size=32, gradient_accumulation_steps=config.accumulate)
+    compute = dict(bf16=config.bf16, activation_checkpointing=config.gradient_checkpointing, use_cpu=not torch.cuda.is_available(),
+                   ddp_find_unused_parameters=config.freeze_epochs > 0)
+    return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **length, **when, **best, **batch, **compute, seed=config.seed,
+        logging_steps=min(50, every), report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
 
-# %% ../nbs/03_training.ipynb #030043
-class _BalancedTrainer(Trainer):
-    "Transformers' Trainer, drawing training clips by weight and evaluating without crops"
-    def __init__(self, *args, weights, eval_collator, **kwargs):
+# %% ../nbs/03_training.ipynb #030062
+class _Trainer(Trainer):
+    "Transformers' Trainer with our draws, whole clips in evaluation, and no half-written checkpoints"
+    def __init__(self, *args, draws, eval_collator, encoder_learning_rate=0., **kwargs):
         super().__init__(*args, **kwargs)
-        self.weights, self.eval_collator = weights, eval_collator
+        self.draws, self.eval_collator, self.encoder_learning_rate = draws, eval_collator, encoder_learning_rate
+        self.model_accepts_loss_kwargs = False  # our loss is the mean of a batch; accumulated ones are to be averaged
 
-    def _get_train_sampler(self, dataset=None): return WeightedRandomSampler(self.weights, len(self.weights))
+    def _get_train_sampler(self, dataset=None): return self.draws
 
     def get_eval_dataloader(self, dataset=None):
-        return DataLoader(self.eval_dataset if dataset is None else dataset, self.args.eval_batch_size, collate_fn=self.eval_collator)
+        data = self.eval_dataset if dataset is None else dataset
+        return self.accelerator.prepare(DataLoader(data, self.args.eval_batch_size, collate_fn=self.eval_collator))
 
     get_test_dataloader = get_eval_dataloader  # for `predict`
 
-# %% ../nbs/03_training.ipynb #030046
+# %% ../nbs/03_training.ipynb #030064
+@patch
+def create_optimizer(self:_Trainer, model=None):
+    "AdamW, the encoder in a group of its own"
+    if self.optimizer is None:
+        inside = [p for n, p in self.model.named_parameters() if n.startswith('encoder.')]
+        outside = [p for n, p in self.model.named_parameters() if not n.startswith('encoder.')]
+        groups = [dict(params=inside, lr=self.encoder_learning_rate or self.args.learning_rate), dict(params=outside)]
+        self.optimizer = torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
+    return self.optimizer
+
+@patch
+def _save_checkpoint(self:_Trainer, model, trial):
+    "As ever; but what cannot be written whole is taken away again, and said"
+    try: return super(_Trainer, self)._save_checkpoint(model, trial)
+    except (OSError, RuntimeError, SafetensorError) as e:
+        torn = Path(self.args.output_dir)/f'checkpoint-{self.state.global_step}'
+        shutil.rmtree(torn, ignore_errors=True)
+        raise OSError(f'{torn}: cannot be written ({e}). Free some space, then go on with: spoken_lang train --run {torn.parent.parent}') from e
+
+# %% ../nbs/03_training.ipynb #030067
+class _Guard(TrainerCallback):
+    "Save and stop at Ctrl-C, stop before a gradient that is no number, and freeze the encoder for a while"
+    def __init__(self, freeze_epochs=0.): self.freeze_epochs, self.stopped = freeze_epochs, False
+
+    def stop(self, *_):
+        if self.stopped: raise KeyboardInterrupt  # the second time, at once
+        self.stopped = True
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if self.freeze_epochs: model.encoder.requires_grad_((state.epoch or 0) >= self.freeze_epochs)
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f'the loss is not a number after step {state.global_step}. '
+                                     'The checkpoints are from before; try a lower learning_rate.')
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.stopped: control.should_save = control.should_training_stop = True
+
+# %% ../nbs/03_training.ipynb #030070
+def _is_whole(checkpoint):
+    "Whether all parts of a checkpoint can be read; PyTorch's own are zip files, with checksums"
+    try:
+        json.loads((checkpoint/'trainer_state.json').read_text())
+        with safe_open(checkpoint/'model.safetensors', 'pt') as f: [f.get_tensor(k) for k in f.keys()]
+        return all(zipfile.ZipFile(p).testzip() is None for p in [checkpoint/'optimizer.pt', *checkpoint.glob('*.pt*')])
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile): return False
+
+def _last_checkpoint(run):
+    "The newest checkpoint that is whole, or None; the others are named"
+    checkpoints = sorted((run/'checkpoints').glob('checkpoint-*'), key=lambda p: -int(p.name.split('-')[1]))
+    for c in checkpoints:
+        if _is_whole(c): return c
+        print(f'left out: {c.name} is broken')
+
+# %% ../nbs/03_training.ipynb #030073
+def _misheard(logits, truth, n=3):
+    "The clips that were got wrong with the greatest confidence"
+    p = torch.tensor(logits).softmax(1).numpy()
+    wrong = np.flatnonzero(p.argmax(1) != truth)
+    return wrong[np.argsort(-p.max(1)[wrong])][:n]
+
+# %% ../nbs/03_training.ipynb #030075
+class _Board(TrainerCallback):
+    "Scores for the Trainer, and pictures and sounds for TensorBoard"
+    def __init__(self, writer, labels, audio): store_attr()  # audio: where the held-out clips are
+
+    def score(self, p):
+        self.last = p.predictions, p.label_ids
+        return metrics(*self.last) | _by_class(*self.last, self.labels)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if not self.writer: return  # another process writes
+        (logits, truth), ax = self.last, Figure(figsize=(4, 4), layout='constrained').subplots()
+        look = dict(labels=range(len(self.labels)), display_labels=self.labels, colorbar=False, ax=ax)
+        ConfusionMatrixDisplay.from_predictions(truth, logits.argmax(1), **look)
+        self.writer.add_figure('confusion', ax.figure, state.global_step)
+        for n, i in enumerate(_misheard(logits, truth)):
+            said = f'{self.labels[truth[i]]}, heard as {self.labels[logits[i].argmax()]}'
+            self.writer.add_text(f'misheard/{n}', said, state.global_step)
+            self.writer.add_audio(f'misheard/{n}', load_audio(self.audio[i]), state.global_step, SAMPLE_RATE)
+
+# %% ../nbs/03_training.ipynb #030078
+def _versions():
+    "What the run was made with"
+    git = dict(cwd=Path(spoken_lang.__file__).parent, capture_output=True, text=True, check=True)
+    try: commit = subprocess.run(['git', 'rev-parse', 'HEAD'], **git).stdout.strip()
+    except (OSError, subprocess.CalledProcessError): commit = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
+    return dict(spoken_lang=spoken_lang.__version__, commit=commit, python=platform.python_version(), torch=torch.__version__,
+                transformers=transformers.__version__, device=device, processes=PartialState().num_processes)
+
 def _record(run, config, train, valid):
-    "What a run needs to explain itself: its config and its split"
+    "Write the config, the split and the versions into the folder of a run"
     run.mkdir(parents=True, exist_ok=True)
     (run/'config.yml').write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    (run/'versions.json').write_text(json.dumps(_versions(), indent=1))
     for name, df in dict(train=train, valid=valid).items():
         df.assign(audio=[a if isinstance(a, str) else '' for a in df.audio]).to_csv(run/f'{name}.csv', index=False)
 
-# %% ../nbs/03_training.ipynb #030048
-def train(
-    config: TrainConfig,
-    run=None,  # the folder of an earlier run, to go on with it
-) -> Path:  # the run's folder: `model/`, `logs/`, `config.yml`, `train.csv`, `valid.csv`, `valid.npz`, `metrics.json`
-    "Train a classifier from its config, evaluate it on held-out groups, and keep the best checkpoint"
-    set_seed(config.seed)
-    if config.threads: torch.set_num_threads(config.threads)
-    resume = run is not None
-    run = Path(run or Path(config.workspace)/time.strftime('%Y-%m-%d_%H-%M-%S'))
-    df = read_data(config)
-    train, valid = split_by_group(df, config.split_by, config.valid, config.seed)
-    _record(run, config, train, valid)
-    net, mel = _network(config)
-    dataset, clips = _training_set(config, df, train, mel)
-    trainer = _BalancedTrainer(net, _training_arguments(config, run), data_collator=_Collator(mel, [int(100*s) for s in config.crop_seconds]),
-        train_dataset=dataset, weights=pd.Series(balance(train), train.index)[clips].values,
-        eval_dataset=FeatureDataset(_cached(config, valid, mel)), eval_collator=_Collator(mel),
-        compute_metrics=lambda p: metrics(p.predictions, p.label_ids), callbacks=[TensorBoardCallback(SummaryWriter(run/'logs'))])
-    trainer.train(resume_from_checkpoint=True if resume and any((run/'checkpoints').glob('checkpoint-*')) else None)
+# %% ../nbs/03_training.ipynb #030081
+def _prepare(config, run, df, train, valid):
+    "(trainer, guard) of a run"
+    with PartialState().main_process_first():  # the others find the caches
+        net, mel = _network(config)
+        dataset, clips = _training_set(config, df, train, mel)
+        heard = FeatureDataset(_cached(config, valid, mel))
+    writer, c = SummaryWriter(run/'logs') if PartialState().is_main_process else None, net.config
+    guard, board = _Guard(config.freeze_epochs), _Board(writer, config.labels, [valid.audio.iloc[i] for i in heard.clips])
+    watchers = [guard, board] + ([TensorBoardCallback(writer)] if writer else [])
+    if config.early_stop: watchers.append(EarlyStoppingCallback(config.early_stop))
+    crop = [int(100*s) for s in config.crop_seconds] or None
+    return _Trainer(net, _training_arguments(config, run), data_collator=_Collator(mel, crop, change=config.augment), train_dataset=dataset,
+        draws=_draws(config, dataset, train, clips), eval_dataset=heard, eval_collator=_Collator(mel), compute_metrics=board.score,
+        callbacks=watchers, encoder_learning_rate=config.encoder_learning_rate,
+        processing_class=SpokenLanguageFeatureExtractor(c.num_mel_bins, low_freq=c.low_freq, high_freq=c.high_freq)), guard
+
+# %% ../nbs/03_training.ipynb #030083
+def _finish(trainer, run, valid):
+    "Write the network, its answers to the held-out clips, and its figures"
     trainer.save_model(run/'model')
     answers = trainer.predict(trainer.eval_dataset, metric_key_prefix='valid')
+    if not trainer.is_world_process_zero(): return
     sources = np.array([valid.source.iloc[i] for i in trainer.eval_dataset.clips], 'U')
     np.savez(run/'valid.npz', logits=answers.predictions, labels=answers.label_ids, sources=sources)
     figures = answers.metrics | dict(best=trainer.state.best_metric, step=trainer.state.best_global_step)
     (run/'metrics.json').write_text(json.dumps(figures, indent=1))
-    return run
+
+# %% ../nbs/03_training.ipynb #030085
+def _run_folder(config, run=None):
+    "The folder of a run, the same in all processes"
+    if run and not (Path(run)/'config.yml').exists():
+        raise ValueError(f'{run}: not the folder of a run, which has a config.yml. Name one in {config.workspace}, or leave it out to begin anew.')
+    return Path(broadcast_object_list([str(run or Path(config.workspace)/time.strftime('%Y-%m-%d_%H-%M-%S'))])[0])
+
+# %% ../nbs/03_training.ipynb #030087
+def train(
+    config: TrainConfig,
+    run=None,  # the folder of an earlier run, to go on with it
+) -> Path:  # the run's folder: `model/`, `logs/`, `config.yml`, `train.csv`, `valid.csv`, `valid.npz`, `metrics.json`, `versions.json`
+    "Train a classifier from its config, evaluate it on held-out groups, and keep the best checkpoint"
+    process = PartialState(cpu=not torch.cuda.is_available())
+    set_seed(config.seed)
+    if config.threads: torch.set_num_threads(config.threads)
+    folder = _run_folder(config, run)
+    df = read_data(config)
+    train, valid = split_by_group(df, config.split_by, config.valid, config.seed)
+    if process.is_main_process and not run: _record(folder, config, train, valid)
+    trainer, guard = _prepare(config, folder, df, train, valid)
+    earlier = signal.signal(signal.SIGINT, guard.stop) if threading.current_thread() is threading.main_thread() else None
+    try: trainer.train(resume_from_checkpoint=_last_checkpoint(folder) if run else None)
+    finally:
+        if earlier: signal.signal(signal.SIGINT, earlier)
+    if guard.stopped:
+        raise KeyboardInterrupt(f'stopped after step {trainer.state.global_step}, and saved. Go on with: spoken_lang train --run {folder}')
+    _finish(trainer, folder, valid)
+    return folder

@@ -22,7 +22,8 @@ def only_imports(cell): return all(isinstance(n, (ast.Import, ast.ImportFrom)) f
 def names(cell):
     "What a cell defines"
     for node in ast.parse(code(cell)).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield from {'__repr__': ['print', 'repr'], '_repr_html_': ['p'], 'forward': ['mel', 'net', 'model', 'log_mel', 'LogMel']}.get(node.name, [node.name])
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield from {'__repr__': ['print', 'repr'], '_repr_html_': ['p'], 'forward': ['mel', 'net', 'model', 'log_mel', 'LogMel'],
+            '__call__': ['SpokenLanguageFeatureExtractor'], '__getitem__': ['clips', 'dataset']}.get(node.name, [node.name])
         if isinstance(node, ast.Assign): yield from (t.id for t in node.targets if isinstance(t, ast.Name))
 
 
@@ -55,7 +56,7 @@ def main():
         bad += [f'{path} {p}' for p in problems(path)]
         cells = nbformat.read(path, 4).cells
         for i, c in enumerate(cells):
-            if not exported(c) or only_imports(c): continue
+            if not exported(c) or only_imports(c) or not list(names(c)): continue
             sizes.append(lines(c))
             if not used(cells, i): unused.append(f'{path.stem}: {" ".join(names(c))}')
     sizes.sort()

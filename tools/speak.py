@@ -3,11 +3,13 @@
     python tools/speak.py samples                         # nbs/samples/<language>/<voice>.ogg, from the sentences below
     python tools/speak.py pairs TEXT.tsv OUT.parquet      # a line: Swiss German, tab, the same in Standard German
     python tools/speak.py sentences TEXT.tsv OUT.parquet  # a line: language code, tab, sentences
+    python tools/speak.py diphones TEXT.tsv OUT.parquet   # the same, by voices that were cut from human speech
 
 Needs the packages espeakng-loader, numpy, soundfile, soxr and, for shards, pyarrow. The espeak-ng library is GPL-3.0;
-what it speaks is ours.
+what it speaks is ours. `diphones` calls the programs espeak-ng and pico2wave, with the MBROLA voices named below
+(Debian: contrib and non-free; the voices are free for use that is neither commercial nor military).
 """
-import ctypes, io, random, sys
+import ctypes, io, random, subprocess, sys, tempfile
 from pathlib import Path
 import espeakng_loader, numpy as np, soundfile as sf, soxr
 
@@ -57,10 +59,10 @@ def samples(folder='nbs/samples'):
             sf.write(path, speak(text, VOICES[language], variant), 16_000, format='OGG', subtype='OPUS')
 
 
-def _row(wav, language, source, speaker, recording, origin, license):
+def _row(wav, language, source, speaker, recording, origin, license, format='OGG'):
     "A clip in the layout of the corpus"
     wav = wav[:SECONDS*16_000]
-    sf.write(buffer := io.BytesIO(), wav, 16_000, format='OGG', subtype='OPUS')
+    sf.write(buffer := io.BytesIO(), wav, 16_000, format=format, subtype=dict(OGG='OPUS', FLAC='PCM_16')[format])
     return dict(audio=dict(bytes=buffer.getvalue(), path=recording), lang=language, kind='tts', role='train', source=source,
         speaker=speaker, recording=recording, seconds=len(wav)/16_000, license=license, origin=origin)
 
@@ -92,6 +94,32 @@ def sentences(text, seed=0):
     return rows
 
 
+DIPHONES = dict(  # MBROLA voices, and those of SVOX Pico; some English ones speak with the sounds of another language
+    en='en1 us1 us2 us3 fr1-en fr4-en de2-en de5-en pico/en-GB pico/en-US', it='it1 it2 it3 it4 pico/it-IT',
+    fr='fr1 fr2 fr3 fr4 fr5 fr6 ca1 ca2 pico/fr-FR', de='de1 de2 de3 de4 de5 de6 de7 pico/de-DE',
+    pl='pl1', ro='ro1', sv='sw1 sw2', hu='hu1', el='gr1 gr2', lt='lt1', tr='tr1 tr2', id='id1', hi='in1', cs='cz2', et='ee1')
+
+
+def _diphones(text, voice, rng):
+    "Speak `text` by a program; (samples,) float32 at 16 kHz"
+    with tempfile.NamedTemporaryFile(suffix='.wav') as f:
+        manner = ['-s', str(rng.randrange(125, 195)), '-p', str(rng.randrange(30, 70))]
+        program = ['pico2wave', '-l', voice[5:]] if voice.startswith('pico/') else ['espeak-ng', '-v', f'mb-{voice}', *manner]
+        subprocess.run([*program, '-w', f.name, text], check=True, stderr=subprocess.DEVNULL)
+        wav, rate = sf.read(f.name, dtype='float32')
+    return soxr.resample(wav, rate, 16_000)
+
+
+def diphones(text, seed=0):
+    "Each line by a voice of its language, as FLAC"
+    rng, rows = random.Random(seed), []
+    for i, line in enumerate(Path(text).read_text(encoding='utf-8').splitlines()):
+        language, sentence = line.split('\t')
+        voice = rng.choice(DIPHONES[language].split())
+        rows.append(_row(_diphones(sentence, voice, rng), language, 'diphones', f'diphones/{voice}', f'diphones/{i}', Path(text).name, 'free for non-commercial use', 'FLAC'))
+    return rows
+
+
 def write(rows, out):
     import pyarrow as pa, pyarrow.parquet as pq
     pq.write_table(pa.Table.from_pylist(rows), out)
@@ -102,4 +130,5 @@ if __name__ == '__main__':
         case ['samples']: samples()
         case ['pairs', text, out]: write(pairs(text), out)
         case ['sentences', text, out]: write(sentences(text), out)
+        case ['diphones', text, out]: write(diphones(text), out)
         case _: sys.exit(__doc__)
