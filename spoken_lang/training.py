@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from sklearn.metrics import ConfusionMatrixDisplay, f1_score, jaccard_score, precision_score, recall_score
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
 from .core import LANGUAGES, SAMPLE_RATE, load_audio
 from .data import AudioDataset, FeatureDataset, augment, cache_features, read_folders, read_manifest, read_parquet, split_by_group
@@ -58,7 +58,7 @@ class TrainConfig:
     class_weights: dict = field(default_factory=dict)  # label: factor on its loss
     bf16: bool = False  # compute in bfloat16, keep weights in float32
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them (s2t-medium)
-    metric: str = 'f1'  # chooses the checkpoint: `f1`, `iou`, `precision` or `recall`, macro averages on the held-out clips
+    metric: str = 'f1'  # chooses the checkpoint on the held-out clips: `f1`, `iou`, `precision`, `recall` (macro averages) or `loss`
     eval_every: int = 500  # steps between evaluations, each with a checkpoint; 0 is once an epoch
     early_stop: int = 0  # stop after this many evaluations without a better `metric`; 0 never
     workers: int = 2  # processes that decode and augment
@@ -69,7 +69,7 @@ class TrainConfig:
     onnx_runtime: bool = True  # evaluate the ONNX file rather than the PyTorch network (the command line does it)
 
 # %% ../nbs/03_training.ipynb #030009
-_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'), metric=('f1', 'iou', 'precision', 'recall'))
+_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'), metric=('f1', 'iou', 'precision', 'recall', 'loss'))
 _RANGES = dict(valid=(0, 1), warmup=(0, 1), label_smoothing=(0, 1), steps=(1, None), batch_size=(1, None), copies=(1, None), accumulate=(1, None),
     learning_rate=(0, None), encoder_learning_rate=(0, None), epochs=(0, None), freeze_epochs=(0, None), weight_decay=(0, None),
     eval_every=(0, None), early_stop=(0, None), workers=(0, None), threads=(0, None), seed=(0, None))
@@ -305,7 +305,7 @@ def _training_arguments(config, run):
     length = dict(num_train_epochs=config.epochs) if config.epochs else dict(max_steps=config.steps)
     unit, every = ('steps', config.eval_every) if config.eval_every else ('epoch', 1)
     when = dict(eval_strategy=unit, eval_steps=every, save_strategy=unit, save_steps=every, save_total_limit=2)
-    best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=True)
+    best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=config.metric != 'loss')
     share = max(1, config.batch_size//PartialState().num_processes)
     batch = dict(per_device_train_batch_size=share, per_device_eval_batch_size=32, gradient_accumulation_steps=config.accumulate)
     compute = dict(bf16=config.bf16, activation_checkpointing=config.gradient_checkpointing, use_cpu=not torch.cuda.is_available(),
@@ -387,13 +387,22 @@ def _last_checkpoint(run):
         print(f'left out: {c.name} is broken')
 
 # %% ../nbs/03_training.ipynb #030073
+@patch
+def go_on(self:_Trainer, checkpoint=None):
+    "Train, from a checkpoint on where there is one; a run that had come to its end is only put together again"
+    state = TrainerState.load_from_json(str(checkpoint/'trainer_state.json')) if checkpoint else None
+    if not state or state.global_step < state.max_steps: return self.train(resume_from_checkpoint=checkpoint)
+    self.state = state
+    self._load_best_model()
+
+# %% ../nbs/03_training.ipynb #030076
 def _misheard(logits, truth, n=3):
     "The clips that were got wrong with the greatest confidence"
     p = torch.tensor(logits).softmax(1).numpy()
     wrong = np.flatnonzero(p.argmax(1) != truth)
     return wrong[np.argsort(-p.max(1)[wrong])][:n]
 
-# %% ../nbs/03_training.ipynb #030075
+# %% ../nbs/03_training.ipynb #030078
 class _Board(TrainerCallback):
     "Scores for the Trainer, and pictures and sounds for TensorBoard"
     def __init__(self, writer, labels, audio): store_attr()  # audio: where the held-out clips are
@@ -413,7 +422,7 @@ class _Board(TrainerCallback):
             self.writer.add_text(f'misheard/{n}', said, state.global_step)
             self.writer.add_audio(f'misheard/{n}', load_audio(self.audio[i]), state.global_step, SAMPLE_RATE)
 
-# %% ../nbs/03_training.ipynb #030078
+# %% ../nbs/03_training.ipynb #030081
 def _versions():
     "What the run was made with"
     git = dict(cwd=Path(spoken_lang.__file__).parent, capture_output=True, text=True, check=True)
@@ -431,7 +440,7 @@ def _record(run, config, train, valid):
     for name, df in dict(train=train, valid=valid).items():
         df.assign(audio=[a if isinstance(a, str) else '' for a in df.audio]).to_csv(run/f'{name}.csv', index=False)
 
-# %% ../nbs/03_training.ipynb #030081
+# %% ../nbs/03_training.ipynb #030084
 def _prepare(config, run, df, train, valid):
     "(trainer, guard) of a run"
     with PartialState().main_process_first():  # the others find the caches
@@ -448,7 +457,7 @@ def _prepare(config, run, df, train, valid):
         callbacks=watchers, encoder_learning_rate=config.encoder_learning_rate,
         processing_class=SpokenLanguageFeatureExtractor(c.num_mel_bins, low_freq=c.low_freq, high_freq=c.high_freq)), guard
 
-# %% ../nbs/03_training.ipynb #030083
+# %% ../nbs/03_training.ipynb #030086
 def _finish(trainer, run, valid):
     "Write the network, its answers to the held-out clips, and its figures"
     trainer.save_model(run/'model')
@@ -459,14 +468,14 @@ def _finish(trainer, run, valid):
     figures = answers.metrics | dict(best=trainer.state.best_metric, step=trainer.state.best_global_step)
     (run/'metrics.json').write_text(json.dumps(figures, indent=1))
 
-# %% ../nbs/03_training.ipynb #030085
+# %% ../nbs/03_training.ipynb #030088
 def _run_folder(config, run=None):
     "The folder of a run, the same in all processes"
     if run and not (Path(run)/'config.yml').exists():
         raise ValueError(f'{run}: not the folder of a run, which has a config.yml. Name one in {config.workspace}, or leave it out to begin anew.')
     return Path(broadcast_object_list([str(run or Path(config.workspace)/time.strftime('%Y-%m-%d_%H-%M-%S'))])[0])
 
-# %% ../nbs/03_training.ipynb #030087
+# %% ../nbs/03_training.ipynb #030090
 def train(
     config: TrainConfig,
     run=None,  # the folder of an earlier run, to go on with it
@@ -481,7 +490,7 @@ def train(
     if process.is_main_process and not run: _record(folder, config, train, valid)
     trainer, guard = _prepare(config, folder, df, train, valid)
     earlier = signal.signal(signal.SIGINT, guard.stop) if threading.current_thread() is threading.main_thread() else None
-    try: trainer.train(resume_from_checkpoint=_last_checkpoint(folder) if run else None)
+    try: trainer.go_on(_last_checkpoint(folder) if run else None)
     finally:
         if earlier: signal.signal(signal.SIGINT, earlier)
     if guard.stopped:

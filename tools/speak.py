@@ -1,12 +1,12 @@
-"""Speech from text with espeak-ng, in memory: the clips of nbs/samples, and shards for training.
+"""Speech from text: the clips of nbs/samples, and shards for training.
 
-    python tools/speak.py samples                         # nbs/samples/<language>/<voice>.ogg, from the sentences below
+    python tools/speak.py samples                         # nbs/samples/<language>/<voice>.ogg, by SVOX Pico and espeak-ng
     python tools/speak.py pairs TEXT.tsv OUT.parquet      # a line: Swiss German, tab, the same in Standard German
     python tools/speak.py sentences TEXT.tsv OUT.parquet  # a line: language code, tab, sentences
     python tools/speak.py diphones TEXT.tsv OUT.parquet   # the same, by voices that were cut from human speech
 
 Needs the packages espeakng-loader, numpy, soundfile, soxr and, for shards, pyarrow. The espeak-ng library is GPL-3.0;
-what it speaks is ours. `diphones` calls the programs espeak-ng and pico2wave, with the MBROLA voices named below
+what it speaks is ours. `samples` calls the program pico2wave (Apache-2.0); `diphones` calls it and espeak-ng, with the MBROLA voices named below
 (Debian: contrib and non-free; the voices are free for use that is neither commercial nor military).
 """
 import ctypes, io, random, subprocess, sys, tempfile
@@ -19,8 +19,8 @@ SENTENCES = dict(  # our own; the same small story in each language
     fr="Bonjour. Ce matin, j'ai pris le train le long du lac, et les montagnes étaient encore couvertes de neige.",
     de='Guten Morgen. Heute früh bin ich mit dem Zug am See entlang gefahren, und auf den Bergen lag noch Schnee.',
     gsw='Guete Morge mitenand. Hüt am Morge bin i mit em Zug em See naa gfahre, und uf de Bärge isch no Schnee gläge.')
-VOICES = dict(en='en-us', it='it', fr='fr', de='de', gsw='de')  # espeak-ng has no Swiss German voice: the German one reads the dialect's spelling
-VARIANTS = ('f2', 'm3')
+PICO = dict(en='en-GB', it='it-IT', fr='fr-FR', de='de-DE')  # there is no Swiss German voice: the German one of espeak-ng reads the dialect's spelling
+VOICES = dict(high=(100, 'f2'), low=(70, 'm3'))  # pitch of SVOX Pico in per cent, variant of espeak-ng
 SECONDS = 6  # of a training clip
 
 
@@ -50,13 +50,15 @@ class Espeak:
 
 
 def samples(folder='nbs/samples'):
-    "Write two voices for each language"
-    speak = Espeak()
+    "Write a high and a low voice for each language"
+    espeak = Espeak()
     for language, text in SENTENCES.items():
-        for variant in VARIANTS:
-            path = Path(folder)/language/f'{variant}.ogg'
+        for name, (pitch, variant) in VOICES.items():
+            path = Path(folder)/language/f'{name}.ogg'
             path.parent.mkdir(parents=True, exist_ok=True)
-            sf.write(path, speak(text, VOICES[language], variant), 16_000, format='OGG', subtype='OPUS')
+            if language in PICO: wav = _program(['pico2wave', '-l', PICO[language]], f'<pitch level="{pitch}">{text}</pitch>')
+            else: wav = espeak(text, 'de', variant)
+            sf.write(path, wav, 16_000, format='OGG', subtype='OPUS')
 
 
 def _row(wav, language, source, speaker, recording, origin, license, format='OGG'):
@@ -100,14 +102,18 @@ DIPHONES = dict(  # MBROLA voices, and those of SVOX Pico; some English ones spe
     pl='pl1', ro='ro1', sv='sw1 sw2', hu='hu1', el='gr1 gr2', lt='lt1', tr='tr1 tr2', id='id1', hi='in1', cs='cz2', et='ee1')
 
 
-def _diphones(text, voice, rng):
-    "Speak `text` by a program; (samples,) float32 at 16 kHz"
+def _program(command, text):
+    "What a program speaks; (samples,) float32 at 16 kHz"
     with tempfile.NamedTemporaryFile(suffix='.wav') as f:
-        manner = ['-s', str(rng.randrange(125, 195)), '-p', str(rng.randrange(30, 70))]
-        program = ['pico2wave', '-l', voice[5:]] if voice.startswith('pico/') else ['espeak-ng', '-v', f'mb-{voice}', *manner]
-        subprocess.run([*program, '-w', f.name, text], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([*command, '-w', f.name, text], check=True, stderr=subprocess.DEVNULL)
         wav, rate = sf.read(f.name, dtype='float32')
     return soxr.resample(wav, rate, 16_000)
+
+
+def _diphones(text, voice, rng):
+    "Speak `text` by a voice of `DIPHONES`"
+    manner = ['-s', str(rng.randrange(125, 195)), '-p', str(rng.randrange(30, 70))]
+    return _program(['pico2wave', '-l', voice[5:]] if voice.startswith('pico/') else ['espeak-ng', '-v', f'mb-{voice}', *manner], text)
 
 
 def diphones(text, seed=0):
