@@ -154,17 +154,18 @@ def _newest_run(workspace):
     if not runs: raise ValueError(f'{workspace}: holds no finished run. Train one first: spoken_lang train')
     return runs[-1]
 
-def _eval_run(config, run=None):
+def _eval_run(config, run=None, **changes):
     "Evaluate a run on what it held out: its ONNX file, or, where the config says so, the PyTorch network"
     from spoken_lang.evaluation import evaluate
     from spoken_lang.inference import LanguageClassifier
     from spoken_lang.onnx_export import export_run
     from spoken_lang.training import read_config, read_data, split_by_group
-    settings = read_config(config)
+    settings = read_config(config, **changes)
     run = Path(run or _newest_run(settings.workspace))
+    drawn = read_config(run/'config.yml')  # the split is the run's own
     if not settings.onnx_runtime: return print((run/'metrics.json').read_text())
     if not (run/'model.onnx').exists(): export_run(run)
-    _, held_out = split_by_group(read_data(settings), settings.split_by, settings.valid, settings.seed)
+    _, held_out = split_by_group(read_data(drawn), drawn.split_by, drawn.valid, drawn.seed)
     _show(evaluate(LanguageClassifier.from_pretrained(run).classify, held_out))
 
 # %% ../nbs/09_cli.ipynb #090028
@@ -176,7 +177,7 @@ def run(
 ):
     "Train by a config, or evaluate its newest run"
     if mode not in ('train', 'eval'): raise ValueError(f'--mode must be train or eval, not {mode!r}.')
-    return train(config, **changes) if mode == 'train' else eval(config=config)
+    return train(config, **changes) if mode == 'train' else _eval_run(config, **changes)
 
 # %% ../nbs/09_cli.ipynb #090029
 @_command
