@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'read_headers', 'read_folders', 'read_parquet', 'read_manifest', 'read_voxlingua107', 'read_common_voice',
            'read_stt4sg', 'read_sds200', 'read_swissdial', 'read_fleurs', 'read_spc_r', 'fetch', 'download',
-           'split_by_group', 'keep_splits', 'change_speed', 'add_room', 'add_noise', 'tilt', 'limit_band', 'code',
-           'overdrive', 'augment', 'audit_splits', 'AudioDataset', 'collate', 'cache_features', 'FeatureDataset']
+           'split_by_group', 'keep_splits', 'change_speed', 'revoice', 'add_room', 'add_noise', 'tilt', 'limit_band',
+           'code', 'overdrive', 'augment', 'audit_splits', 'AudioDataset', 'collate', 'cache_features',
+           'FeatureDataset']
 
 # %% ../nbs/01_data.ipynb #010004
-import hashlib, http.client, io, json, re, shutil, tempfile, time, urllib.request, zipfile
+import hashlib, http.client, inspect, io, json, re, shutil, tempfile, time, urllib.request, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -296,7 +297,7 @@ def _unpack(path, root, language):
         (new/language if (new/language).exists() else new).replace(root/language)  # with a folder of its own in the zip, or without
     path.unlink()
 
-# %% ../nbs/01_data.ipynb #010069
+# %% ../nbs/01_data.ipynb #010072
 def _take(seconds, share, seed):
     "Groups whose seconds come to about a share of all, in the order of a hash"
     enough, total, taken = share*seconds.sum(), 0., set()
@@ -304,7 +305,7 @@ def _take(seconds, share, seed):
         if total < enough and total + seconds[group] <= 1.3*enough: taken.add(group); total += seconds[group]
     return taken
 
-# %% ../nbs/01_data.ipynb #010071
+# %% ../nbs/01_data.ipynb #010074
 def split_by_group(
     manifest: pd.DataFrame,  # a manifest
     by: str = 'speaker',  # the column that must not be on both sides, e.g. `speaker` or `source`
@@ -324,12 +325,12 @@ def split_by_group(
         raise ValueError(f'{", ".join(sorted(lacking))}: every {by} is held out, and nothing is left to learn from. Hold out less than {valid}.')
     return manifest[~is_valid], manifest[is_valid]
 
-# %% ../nbs/01_data.ipynb #010078
+# %% ../nbs/01_data.ipynb #010081
 def _names(manifest):
     "What each clip is known by: its path, or the hash of its bytes"
     return manifest.audio.map(lambda a: a if isinstance(a, str) else hashlib.md5(a).hexdigest())
 
-# %% ../nbs/01_data.ipynb #010080
+# %% ../nbs/01_data.ipynb #010083
 def _same_clips(manifest, kept, folder):
     "Object where a written split is not of this corpus"
     new, gone = set(_names(manifest)) - set(kept['clip']), set(kept['clip']) - set(_names(manifest))
@@ -338,14 +339,14 @@ def _same_clips(manifest, kept, folder):
         raise ValueError(f'{folder}: the split there is of another corpus: {len(new)} clips are new and {len(gone)} are gone, such as {example}. '
                          f'Move {folder}/*.csv away to draw it again.')
 
-# %% ../nbs/01_data.ipynb #010082
+# %% ../nbs/01_data.ipynb #010085
 def keep_splits(
     manifest: pd.DataFrame,  # a manifest
     folder='data',  # where `train.csv`, `valid.csv` and `test.csv` are, or will be
     by: str = 'speaker',  # the column that must not be on two sides
     valid: float = .1, test: float = .1,  # about these shares of each language's seconds
     seed: int = 0,
-) -> dict:  # {'train': manifest, 'valid': ..., 'test': ...}
+) -> dict:  # {'train': manifest, 'valid': ..., 'test': ...}, with the index of `manifest`
     "The split in `folder`, drawn and written if there is none; `ValueError` where the corpus has changed since"
     files = {part: Path(folder)/f'{part}.csv' for part in ('train', 'valid', 'test')}
     if not all(f.exists() for f in files.values()):
@@ -357,15 +358,37 @@ def keep_splits(
         for f in files.values(): f.with_suffix('.part').replace(f)
     kept = {part: pd.read_csv(f, dtype=dict(clip=str)) for part, f in files.items()}
     _same_clips(manifest, pd.concat(kept.values()), folder)
-    clips = manifest.set_index(_names(manifest))
-    return {part: clips.loc[df['clip']].reset_index(drop=True) for part, df in kept.items()}
+    return {part: manifest[_names(manifest).isin(df['clip'])] for part, df in kept.items()}
 
-# %% ../nbs/01_data.ipynb #010088
+# %% ../nbs/01_data.ipynb #010091
 def change_speed(wav, rng):
     "Play up to 12 % slower or faster: another pace, another voice"
     return soxr.resample(wav, SAMPLE_RATE, SAMPLE_RATE*rng.uniform(.88, 1.12), quality='MQ')
 
-# %% ../nbs/01_data.ipynb #010090
+# %% ../nbs/01_data.ipynb #010094
+def _stft(wav): return torch.stft(torch.from_numpy(wav), 512, 160, window=torch.hann_window(512), return_complex=True)
+
+def _envelope(power, bands=30):
+    "A power spectrum (257, frames) smoothed to so many mel bands"
+    mel = F.pad(kaldi.get_mel_banks(bands, 512, SAMPLE_RATE, 20., 7_600., 100., -500., 1.)[0], (0, 1))
+    return mel.T @ (mel @ power/mel.sum(1, keepdim=True))/mel.sum(0)[:, None].clamp(min=1e-3)
+
+def _buzz(n, rng):
+    "Pulses at a pitch of 80 to 250 Hz that wanders, with the power of white noise"
+    melody = np.interp(np.arange(n), np.arange(0, n + 4_000, 4_000), rng.normal(0, .15, -(-n//4_000) + 1))
+    pitch = rng.uniform(80, 250)*np.exp(melody)
+    return (np.diff(np.floor(np.cumsum(pitch)/SAMPLE_RATE), prepend=0)*np.sqrt(SAMPLE_RATE/pitch)).astype('float32')
+
+# %% ../nbs/01_data.ipynb #010096
+def revoice(wav, rng):
+    "The same words from a vocoder: 30 bands, and another throat"
+    power = _stft(wav).abs().square()
+    voiced = power[:32].sum(0)/power.sum(0).clamp(min=1e-9)*(torch.linspace(0, 8_000, 257)[:, None] < 4_000)
+    source = voiced.sqrt()*_stft(_buzz(len(wav), rng)) + (1 - voiced).sqrt()*_stft(rng.standard_normal(len(wav), 'float32'))
+    out = torch.istft(source*_envelope(power).sqrt(), 512, 160, window=torch.hann_window(512), length=len(wav)).numpy()
+    return out*(wav.std()/(out.std() + np.float32(1e-9)))
+
+# %% ../nbs/01_data.ipynb #010098
 def add_room(wav, rng):
     "Reverberate: noise that dies away, as an impulse response of 0.1 to 0.7 s"
     t = np.arange(int(SAMPLE_RATE*rng.uniform(.1, .7)))/SAMPLE_RATE
@@ -373,14 +396,14 @@ def add_room(wav, rng):
     room[0] = 1  # the direct sound
     return signal.oaconvolve(wav, room)[:len(wav)]
 
-# %% ../nbs/01_data.ipynb #010092
+# %% ../nbs/01_data.ipynb #010100
 def _filter(wav, gain):
     "Multiply the spectrum by `gain`, a function of the frequency in Hz"
     n = fft.next_fast_len(len(wav), real=True)
     spectrum = fft.rfft(wav, n)*gain(fft.rfftfreq(n, 1/SAMPLE_RATE)).astype('float32')
     return fft.irfft(spectrum, n)[:len(wav)]
 
-# %% ../nbs/01_data.ipynb #010094
+# %% ../nbs/01_data.ipynb #010102
 def add_noise(wav, rng, noises=()):
     "Mix in a noise at 3 to 30 dB: one of `noises`, or coloured noise where there is none"
     noise = noises[rng.integers(len(noises))] if len(noises) and rng.random() < .7 else _coloured(len(wav), rng)
@@ -393,54 +416,56 @@ def _coloured(n, rng):
     power = rng.uniform(0, 1)
     return _filter(rng.standard_normal(n, 'float32'), lambda f: np.maximum(f, 50)**-power)
 
-# %% ../nbs/01_data.ipynb #010096
+# %% ../nbs/01_data.ipynb #010104
 def tilt(wav, rng):
     "Turn the bass and treble knobs: up to 4 dB an octave below and above 1 kHz"
     low, high = rng.uniform(-4, 4, 2)/20
     return _filter(wav, lambda f: 10**(np.where(f < 1000, low, high)*np.log2(np.clip(f, 60, 7000)/1000)))
 
-# %% ../nbs/01_data.ipynb #010098
+# %% ../nbs/01_data.ipynb #010106
 def limit_band(wav, rng):
     "Pass through a narrower line: nothing above 3.3 to 7.5 kHz, and at times, as on a telephone, nothing below 100 to 400 Hz"
     top, bottom = rng.uniform(3300, 7500), rng.uniform(100, 400) if rng.random() < .5 else 1
     return _filter(wav, lambda f: 1/np.sqrt((1 + (f/top)**24)*(1 + (bottom/np.maximum(f, .1))**12)))
 
-# %% ../nbs/01_data.ipynb #010100
+# %% ../nbs/01_data.ipynb #010108
 def code(wav, rng):
-    "Through a lossy codec and back: mp3 at a random quality, or the GSM of telephones"
-    buffer, rate = io.BytesIO(), SAMPLE_RATE if rng.random() < .5 else 8_000
-    how = dict(format='WAV', subtype='GSM610') if rate == 8_000 else dict(format='MP3', compression_level=rng.uniform(.6, 1.))
+    "Through a lossy codec and back: mp3 or Opus at a random quality, or the GSM of telephones"
+    kind, quality = rng.integers(3), rng.uniform(.6, 1.)  # 1 is the worst
+    how, rate = [(dict(format='MP3', compression_level=quality), SAMPLE_RATE), (dict(format='OGG', subtype='OPUS', compression_level=quality), SAMPLE_RATE),
+                 (dict(format='WAV', subtype='GSM610'), 8_000)][kind]
+    buffer = io.BytesIO()
     sf.write(buffer, soxr.resample(wav, SAMPLE_RATE, rate).clip(-1, 1), rate, **how)
     buffer.seek(0)
     return soxr.resample(sf.read(buffer, dtype='float32')[0], rate, SAMPLE_RATE)
 
-# %% ../nbs/01_data.ipynb #010102
+# %% ../nbs/01_data.ipynb #010110
 def overdrive(wav, rng):
     "Too loud for the microphone: up to 12 dB over full scale is cut off"
     peak = np.abs(wav).max() + np.float32(1e-9)
     return (wav/peak*10**rng.uniform(0, .6)).clip(-1, 1)*peak
 
-# %% ../nbs/01_data.ipynb #010105
+# %% ../nbs/01_data.ipynb #010113
 def augment(
     wav: np.ndarray,  # (samples,), float32, 16 kHz
     rng: np.random.Generator,  # all chance comes from here
     noises=(),  # recordings without speech, 16 kHz
 ) -> np.ndarray:  # (samples',), float32: another length where the speed changed
-    "Move a clip elsewhere: speed, room, noise, overdrive, tone, band and codec, each with a probability of its own"
-    chain = [(.6, change_speed), (.3, add_room), (.5, partial(add_noise, noises=noises)), (.1, overdrive),
+    "Move a clip elsewhere: speed, vocoder, room, noise, overdrive, tone, band and codec, each with a probability of its own"
+    chain = [(.6, change_speed), (.15, revoice), (.3, add_room), (.5, partial(add_noise, noises=noises)), (.1, overdrive),
              (.5, tilt), (.2, limit_band), (.2, code)]
     for p, change in chain:
         if rng.random() < p: wav = change(wav, rng)
     return wav.astype('float32')
 
-# %% ../nbs/01_data.ipynb #010110
+# %% ../nbs/01_data.ipynb #010118
 def _print(wav):
     "A clip as one vector of length 1: 20 bands of a telephone's range in 32 stretches, each band around its mean"
     bands = kaldi.fbank(torch.from_numpy(wav)[None]*2**15, num_mel_bins=20, low_freq=200., high_freq=3_400., dither=0.)
     x = F.adaptive_avg_pool1d(bands.clamp(min=bands.max() - 10).T[None], 32)[0]  # silence is not to outweigh the rest
     return F.normalize((x - x.mean(1, keepdim=True)).flatten(), dim=0)
 
-# %% ../nbs/01_data.ipynb #010112
+# %% ../nbs/01_data.ipynb #010120
 def _traits(wav, info):
     "What a clip is like, apart from what is said in it"
     spectrum = 10*np.log10(signal.welch(wav, SAMPLE_RATE, nperseg=512)[1] + 1e-20)
@@ -449,7 +474,7 @@ def _traits(wav, info):
                 bandwidth=31.25*np.flatnonzero(spectrum > spectrum.max() - 60).max(), level=20*np.log10(np.sqrt(np.square(wav).mean()) + 1e-9),
                 clipping=float((np.abs(wav) > .99*np.abs(wav).max()).mean()), silence=float((loud < loud.max()/100).mean()))
 
-# %% ../nbs/01_data.ipynb #010114
+# %% ../nbs/01_data.ipynb #010122
 def _examine(audio):
     "(print, traits) of a clip; None where it cannot be read or is too short for either"
     try: wav = load_audio(audio)
@@ -459,12 +484,14 @@ def _examine(audio):
     except sf.LibsndfileError: info = None
     return _print(wav), _traits(wav, info)
 
-# %% ../nbs/01_data.ipynb #010116
+def _examine_all(audio): return [_examine(a) for a in audio]
+
+# %% ../nbs/01_data.ipynb #010124
 def _twins(a, b, alike):
     "Pairs (i, j) of rows in two tables of prints that are more alike than that"
     return [(i + k, int(j)) for k in range(0, len(a), 1000) for i, j in (a[k:k + 1000] @ b.T > alike).nonzero().tolist()]
 
-# %% ../nbs/01_data.ipynb #010118
+# %% ../nbs/01_data.ipynb #010126
 def _tell(trait, manifest):
     "Balanced accuracy with which a small tree tells the languages from one trait, on groups it was not grown on"
     x = trait if pd.api.types.is_numeric_dtype(trait) else pd.factorize(trait)[0]
@@ -473,7 +500,7 @@ def _tell(trait, manifest):
     guess = cross_val_predict(tree, np.asarray(x, float)[:, None], manifest.language, groups=manifest.speaker, cv=folds)
     return balanced_accuracy_score(manifest.language, guess)
 
-# %% ../nbs/01_data.ipynb #010120
+# %% ../nbs/01_data.ipynb #010128
 def _shared(train, valid):
     "A row for each kind of group, and for the bytes of files, that is on both sides"
     for column in ('speaker', 'recording'):
@@ -482,15 +509,17 @@ def _shared(train, valid):
     both = sorted(set(_names(train)) & set(_names(valid)))
     yield 'same file', len(both), bool(both), both[:1]
 
-# %% ../nbs/01_data.ipynb #010122
+# %% ../nbs/01_data.ipynb #010130
 def audit_splits(
     train: pd.DataFrame, valid: pd.DataFrame,  # two manifests
     alike: float = .97,  # prints (cosine) above this are of the same sound
+    workers: int = 0,  # processes that decode
 ) -> pd.DataFrame:  # a row for each check: `check`, `found` (a count, or a balanced accuracy), `chance`, `bad`, `advice`
     "The split doctor: what is on both sides, and what tells the languages apart without language"
     rows = [(*found, 'draw the split by that column' if 'file' not in found[0] else 'remove the copies') for found in _shared(train, valid)]
     df = pd.concat([train, valid], ignore_index=True)
-    seen = [_examine(a) for a in tqdm(df.audio, desc='audit', unit='clip')]
+    loader = DataLoader(df.audio.tolist(), batch_size=8, num_workers=workers, collate_fn=_examine_all)
+    seen = [s for batch in tqdm(loader, desc='audit', unit='batch') for s in batch]
     kept = np.flatnonzero([s is not None for s in seen])
     prints, side = torch.stack([seen[i][0] for i in kept]), kept < len(train)
     twins = _twins(prints[~side], prints[side], alike)
@@ -508,7 +537,7 @@ _ADVICE = dict(
     codec='send every language through the same codecs', bandwidth='band-limit every language alike', level='normalise the level',
     clipping='overdrive every language alike', silence='trim silence, or add noise to every language alike')
 
-# %% ../nbs/01_data.ipynb #010132
+# %% ../nbs/01_data.ipynb #010140
 class AudioDataset(Dataset):
     "Clips of a manifest as `{'wav': (samples,) float32, 'label': int}`"
     def __init__(self,
@@ -525,10 +554,10 @@ class AudioDataset(Dataset):
 
     def __len__(self): return len(self.audio)
 
-# %% ../nbs/01_data.ipynb #010133
+# %% ../nbs/01_data.ipynb #010141
 from fastcore.basics import patch
 
-# %% ../nbs/01_data.ipynb #010134
+# %% ../nbs/01_data.ipynb #010142
 @patch
 def __getitem__(self:AudioDataset, i):
     wav = load_audio(self.audio[i])
@@ -536,7 +565,7 @@ def __getitem__(self:AudioDataset, i):
     if self.samples: wav = np.resize(wav, self.samples)  # repeats what is too short
     return dict(wav=wav, label=self.labels[i])
 
-# %% ../nbs/01_data.ipynb #010137
+# %% ../nbs/01_data.ipynb #010145
 def collate(
     clips: list,  # of `{'wav', 'label'}`
 ) -> dict:  # `wavs` (batch, samples) padded with zeros, `lengths` (batch,) in samples, `labels` (batch,)
@@ -546,18 +575,18 @@ def collate(
     for row, c in zip(wavs, clips): row[:len(c['wav'])] = torch.from_numpy(c['wav'])
     return dict(wavs=wavs, lengths=lengths, labels=torch.tensor([c['label'] for c in clips]))
 
-# %% ../nbs/01_data.ipynb #010140
+# %% ../nbs/01_data.ipynb #010148
 def _fingerprint(dataset, key):
     "A hash of the clips, their labels and what is done to them"
     change = getattr(dataset.change, 'func', dataset.change)  # behind a partial
-    h = hashlib.md5(f'{key} {getattr(change, "__name__", None)} {dataset.samples} {dataset.seed}'.encode())
+    h = hashlib.md5(f'{key} {change and inspect.getsource(change)} {dataset.samples} {dataset.seed}'.encode())
     for noise in getattr(dataset.change, 'keywords', {}).get('noises', ()): h.update(noise.tobytes())
     for audio, label in zip(dataset.audio, dataset.labels):
         h.update(audio if isinstance(audio, bytes) else str(audio).encode())
         h.update(bytes([label]))
     return h.hexdigest()[:16]
 
-# %% ../nbs/01_data.ipynb #010142
+# %% ../nbs/01_data.ipynb #010150
 class _OrReason(Dataset):
     "A data set that gives the reason in place of a clip that cannot be read"
     def __init__(self, dataset): self.dataset = dataset
@@ -566,7 +595,7 @@ class _OrReason(Dataset):
         try: return i, self.dataset[i]
         except AudioError as e: return i, str(e)
 
-# %% ../nbs/01_data.ipynb #010144
+# %% ../nbs/01_data.ipynb #010152
 def _write_features(dataset, fbank, path, copies, workers):
     "Append features as float16; give where each clip lies"
     index = dict(offsets=[], frames=[], labels=[], clips=[], bins=0)
@@ -588,7 +617,7 @@ def _append(f, index, fbank, clips):
         f.write(x[:n].numpy().astype('float16').tobytes())
         index['bins'] = x.shape[1]
 
-# %% ../nbs/01_data.ipynb #010146
+# %% ../nbs/01_data.ipynb #010154
 def cache_features(
     dataset: AudioDataset,  # clips, changed anew for each copy
     fbank,  # (wavs (batch, samples), lengths (batch,)) → (features (batch, frames, bins), lengths (batch,) in frames)
@@ -606,7 +635,7 @@ def cache_features(
     (unfinished/'index.json').write_text(json.dumps(index))
     return unfinished.rename(folder)
 
-# %% ../nbs/01_data.ipynb #010147
+# %% ../nbs/01_data.ipynb #010155
 class FeatureDataset(Dataset):
     "A cache as a data set of `{'features': (frames, bins), 'label': int}`"
     def __init__(self,
