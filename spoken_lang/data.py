@@ -432,8 +432,9 @@ def limit_band(wav, rng):
 def code(wav, rng):
     "Through a lossy codec and back: mp3 or Opus at a random quality, or the GSM of telephones"
     kind, quality = rng.integers(3), rng.uniform(.6, 1.)  # 1 is the worst
-    how, rate = [(dict(format='MP3', compression_level=quality), SAMPLE_RATE), (dict(format='OGG', subtype='OPUS', compression_level=quality), SAMPLE_RATE),
-                 (dict(format='WAV', subtype='GSM610'), 8_000)][kind]
+    how = [dict(format='MP3', compression_level=quality), dict(format='OGG', subtype='OPUS', compression_level=quality),
+           dict(format='WAV', subtype='GSM610')][kind]
+    rate = 8_000 if kind == 2 else SAMPLE_RATE
     buffer = io.BytesIO()
     sf.write(buffer, soxr.resample(wav, SAMPLE_RATE, rate).clip(-1, 1), rate, **how)
     buffer.seek(0)

@@ -87,9 +87,11 @@ def forward(self:LogMel, wavs, lengths):
 # %% ../nbs/02_model.ipynb #020026
 class _TdnnLayer(nn.Module):
     "Convolution over time, ReLU, batch norm, gates from the mean over time, and a residual path where the shape allows"
-    def __init__(self, n_in, n_out, kernel=3, stride=1, dilation=1, dropout=0.):
+    def __init__(self, n_in, n_out, kernel=3, stride=1, dilation=1, dropout=0., separable=False):
         super().__init__()
-        self.conv = nn.Conv1d(n_in, n_out, kernel, stride, dilation*(kernel//2), dilation)
+        shape = dict(kernel_size=kernel, stride=stride, padding=dilation*(kernel//2), dilation=dilation)
+        if separable: self.conv = nn.Sequential(nn.Conv1d(n_in, n_in, groups=n_in, **shape), nn.Conv1d(n_in, n_out, 1))
+        else: self.conv = nn.Conv1d(n_in, n_out, **shape)
         self.norm, self.dropout = nn.BatchNorm1d(n_out), nn.Dropout1d(dropout)
         self.gate = nn.Sequential(nn.Linear(n_out, n_out//4), nn.ReLU(), nn.Linear(n_out//4, n_out), nn.Sigmoid())
         self.stride, self.residual = stride, n_in == n_out and stride == 1
@@ -101,11 +103,12 @@ class _TdnnLayer(nn.Module):
 
 # %% ../nbs/02_model.ipynb #020028
 class TdnnEncoder(nn.Module):
-    "Two layers that halve the frame rate, then layers of growing dilation; 25 frames a second come out"
-    def __init__(self, num_mel_bins, hidden_size, num_layers, dropout):
+    "Two layers that halve the frame rate, then layers of growing dilation or width; 25 frames a second come out"
+    def __init__(self, num_mel_bins, hidden_size, num_layers, dropout, separable=False):
         super().__init__()
         stem = [_TdnnLayer(num_mel_bins, hidden_size//2, 5, stride=2), _TdnnLayer(hidden_size//2, hidden_size, 5, stride=2)]
-        body = [_TdnnLayer(hidden_size, hidden_size, 3, dilation=1 + i%4, dropout=dropout) for i in range(num_layers)]
+        reach = lambda i: dict(kernel=7 + 4*(i%3), separable=True) if separable else dict(kernel=3, dilation=1 + i%4)
+        body = [_TdnnLayer(hidden_size, hidden_size, dropout=dropout, **reach(i)) for i in range(num_layers)]
         self.layers = nn.ModuleList(stem + body)
 
     def forward(self, features, mask):  # features (batch, frames, bins), mask (batch, frames)
@@ -113,7 +116,7 @@ class TdnnEncoder(nn.Module):
         for layer in self.layers: x, mask = layer(x, mask)
         return x, mask  # (batch, channels, frames/4), (batch, 1, frames/4)
 
-# %% ../nbs/02_model.ipynb #020031
+# %% ../nbs/02_model.ipynb #020033
 class _Speech2TextEncoder(nn.Module):
     "Transformers' encoder, from and to the shapes of `TdnnEncoder`"
     def __init__(self, config):
@@ -124,16 +127,16 @@ class _Speech2TextEncoder(nn.Module):
         x = self.encoder(features, attention_mask=mask).last_hidden_state
         return x.transpose(1, 2), self.encoder._get_feature_vector_attention_mask(x.shape[1], mask)[:, None].to(x.dtype)
 
-# %% ../nbs/02_model.ipynb #020034
+# %% ../nbs/02_model.ipynb #020036
 class SpokenLanguageConfig(PretrainedConfig):
     "How a `SpokenLanguageClassifier` is built"
     model_type = 'spoken_lang'
     def __init__(self,
-        encoder: str = 'tdnn',  # `tdnn` or `speech_to_text`
+        encoder: str = 'tdnn',  # `tdnn`, `separable` or `speech_to_text`
         num_mel_bins: int = 40,  # bands of the log-mel
         low_freq: float = 20.,  # lower edge of the lowest band, Hz
         high_freq: float = 7600.,  # upper edge of the highest, Hz; 0 is half the rate
-        hidden_size: int = 256,  # channels of the tdnn
+        hidden_size: int = 256,  # channels of the tdnn, separable or not
         num_layers: int = 5,  # its layers after the first two
         conv_channels: int = 384,  # channels of the convolution block
         dropout: float = .1,
@@ -149,14 +152,14 @@ class SpokenLanguageConfig(PretrainedConfig):
         self.speech_to_text, self.label_smoothing, self.class_weights = speech_to_text, label_smoothing, class_weights
         super().__init__(**kwargs)
 
-# %% ../nbs/02_model.ipynb #020036
+# %% ../nbs/02_model.ipynb #020038
 def s2t_medium_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `SpokenLanguageConfig`
     "The published size: the encoder of facebook/s2t-medium-mustc-multilingual-st"
     size = dict(d_model=512, encoder_layers=12, encoder_ffn_dim=2048, encoder_attention_heads=8, conv_channels=1024,
                 encoder_layerdrop=0., input_feat_per_channel=80, max_source_positions=6000)
     return SpokenLanguageConfig(**dict(encoder='speech_to_text', num_mel_bins=80, high_freq=0., speech_to_text=size) | kwargs)
 
-# %% ../nbs/02_model.ipynb #020039
+# %% ../nbs/02_model.ipynb #020041
 class _AttentiveStatistics(nn.Module):
     "Weighted mean and standard deviation over time"
     def __init__(self, channels):
@@ -168,17 +171,18 @@ class _AttentiveStatistics(nn.Module):
         mean = (w*x).sum(2)
         return torch.cat([mean, ((w*(x - mean[..., None]).square()).sum(2)).clamp(min=1e-6).sqrt()], 1)
 
-# %% ../nbs/02_model.ipynb #020041
+# %% ../nbs/02_model.ipynb #020043
 def _encoder(config):
     "(encoder, its channels) as the config says"
-    if config.encoder == 'tdnn':
-        return TdnnEncoder(config.num_mel_bins, config.hidden_size, config.num_layers, config.dropout), config.hidden_size
+    if config.encoder in ('tdnn', 'separable'):
+        size = config.num_mel_bins, config.hidden_size, config.num_layers, config.dropout
+        return TdnnEncoder(*size, separable=config.encoder == 'separable'), config.hidden_size
     if config.encoder == 'speech_to_text':
         c = Speech2TextConfig(**config.speech_to_text, attn_implementation='eager')
         return _Speech2TextEncoder(c), c.d_model
-    raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, speech_to_text.')
+    raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, separable, speech_to_text.')
 
-# %% ../nbs/02_model.ipynb #020043
+# %% ../nbs/02_model.ipynb #020045
 class SpokenLanguageClassifier(PreTrainedModel):
     "A speech encoder, a convolution block with max pooling, and a linear head over its statistics"
     config_class, main_input_name, supports_gradient_checkpointing = SpokenLanguageConfig, 'input_features', True
@@ -193,7 +197,7 @@ class SpokenLanguageClassifier(PreTrainedModel):
 
     def _init_weights(self, module): pass  # PyTorch's own, and Speech2Text's within its encoder
 
-# %% ../nbs/02_model.ipynb #020044
+# %% ../nbs/02_model.ipynb #020046
 @patch
 def forward(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel
@@ -214,7 +218,7 @@ def loss(self:SpokenLanguageClassifier, logits, labels):
     weights = self.config.class_weights and logits.new_tensor(self.config.class_weights)
     return F.cross_entropy(logits, labels, weights, label_smoothing=self.config.label_smoothing)
 
-# %% ../nbs/02_model.ipynb #020053
+# %% ../nbs/02_model.ipynb #020055
 def _speech_to_text(path):
     "A whole Speech2Text model from the hub or a folder; `ValueError` that says what is wrong with it"
     about = f'pretrained_encoder_path: {str(path)!r}'
@@ -232,7 +236,7 @@ def _speech_to_text(path):
         raise ValueError(f'{about} lacks {len(lacking)} of the weights of the encoder, such as {min(lacking)}.')
     return whole
 
-# %% ../nbs/02_model.ipynb #020058
+# %% ../nbs/02_model.ipynb #020060
 _ENCODER_KEYS = ('d_model', 'encoder_layers', 'encoder_ffn_dim', 'encoder_attention_heads', 'conv_channels', 'conv_kernel_sizes', 'num_conv_layers',
     'input_feat_per_channel', 'input_channels', 'max_source_positions', 'activation_function', 'scale_embedding')
 
@@ -248,7 +252,7 @@ def from_encoder(cls:SpokenLanguageClassifier,
     model.encoder.encoder.load_state_dict(whole.model.encoder.state_dict())
     return model
 
-# %% ../nbs/02_model.ipynb #020066
+# %% ../nbs/02_model.ipynb #020068
 @lru_cache
 def _log_mel(*bands): return LogMel(*bands)
 
@@ -265,7 +269,7 @@ class SpokenLanguageFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.low_freq, self.high_freq = low_freq, high_freq
 
-# %% ../nbs/02_model.ipynb #020068
+# %% ../nbs/02_model.ipynb #020070
 @patch
 def __call__(self:SpokenLanguageFeatureExtractor,
     raw_speech,  # (samples,) float, ±1, or a list of such
@@ -282,7 +286,7 @@ def __call__(self:SpokenLanguageFeatureExtractor,
     features, mask = _log_mel(self.feature_size, self.low_freq, self.high_freq)(pad_sequence(wavs, batch_first=True), lengths)
     return BatchFeature(dict(input_features=features, attention_mask=mask), tensor_type=return_tensors)
 
-# %% ../nbs/02_model.ipynb #020070
+# %% ../nbs/02_model.ipynb #020072
 AutoConfig.register(SpokenLanguageConfig.model_type, SpokenLanguageConfig)
 AutoModelForAudioClassification.register(SpokenLanguageConfig, SpokenLanguageClassifier)
 AutoFeatureExtractor.register(SpokenLanguageConfig, SpokenLanguageFeatureExtractor)

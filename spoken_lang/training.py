@@ -18,6 +18,7 @@ from fastcore.basics import patch, store_attr
 from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from sklearn.metrics import ConfusionMatrixDisplay, f1_score, jaccard_score, precision_score, recall_score
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
@@ -28,9 +29,31 @@ from spoken_lang.data import (AudioDataset, FeatureDataset, augment, cache_featu
 from .model import LogMel, SpokenLanguageClassifier, SpokenLanguageConfig, SpokenLanguageFeatureExtractor, frame_mask, s2t_medium_config
 
 # %% ../nbs/03_training.ipynb #030007
+@dataclass(kw_only=True)
+class _Learning:
+    "How a network learns"
+    steps: int = 5000  # batches
+    epochs: float = 0.  # passes over the training clips; above 0 it counts in place of `steps`
+    batch_size: int = 64  # clips, over all processes
+    accumulate: int = 1  # batches before each step of the optimiser
+    learning_rate: float = 1e-3  # its peak, after a linear warm-up and before a linear fall to 0
+    encoder_learning_rate: float = 0.  # another peak for the encoder; 0 is the same
+    freeze_epochs: float = 0.  # the encoder does not learn before this epoch
+    warmup: float = .05  # share of the steps
+    weight_decay: float = .01
+    label_smoothing: float = .05
+    mixup: float = 0.  # alpha of the Beta distribution by which clips of a batch are mixed in pairs; 0 never
+    class_weights: dict = field(default_factory=dict)  # label: factor on its loss
+    bf16: bool = False  # compute in bfloat16, keep weights in float32
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them (s2t-medium)
+    metric: str = 'f1'  # chooses the checkpoint on the held-out clips: `f1`, `iou`, `precision`, `recall` (macro averages) or `loss`
+    eval_every: int = 500  # steps between evaluations, each with a checkpoint; 0 is once an epoch
+    early_stop: int = 0  # stop after this many evaluations without a better `metric`; 0 never
+
+# %% ../nbs/03_training.ipynb #030009
 @dataclass
-class TrainConfig:
-    "All the decisions of a training run"
+class TrainConfig(_Learning):
+    "All the decisions of a training run: what it learns from, where it goes, and how it learns"
     data: list  # folders (one sub-folder a language), CSV manifests or parquet shards; patterns such as `train-*.parquet` work
     role: str = None  # of parquet shards, keep the rows with this role
     labels: list = field(default_factory=lambda: list(LANGUAGES))  # the classes: languages, and `other` and `none` where wanted
@@ -47,22 +70,6 @@ class TrainConfig:
     copies: int = 4  # times each clip is augmented and cached
     crop_seconds: list = field(default_factory=lambda: [1.5, 4.])  # shortest and longest crop, one for each batch; [] takes whole clips, masked
     group_by_length: bool = False  # whole clips of like length go into a batch, so that less is padding
-    steps: int = 5000  # batches
-    epochs: float = 0.  # passes over the training clips; above 0 it counts in place of `steps`
-    batch_size: int = 64  # clips, over all processes
-    accumulate: int = 1  # batches before each step of the optimiser
-    learning_rate: float = 1e-3  # its peak, after a linear warm-up and before a linear fall to 0
-    encoder_learning_rate: float = 0.  # another peak for the encoder; 0 is the same
-    freeze_epochs: float = 0.  # the encoder does not learn before this epoch
-    warmup: float = .05  # share of the steps
-    weight_decay: float = .01
-    label_smoothing: float = .05
-    class_weights: dict = field(default_factory=dict)  # label: factor on its loss
-    bf16: bool = False  # compute in bfloat16, keep weights in float32
-    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them (s2t-medium)
-    metric: str = 'f1'  # chooses the checkpoint on the held-out clips: `f1`, `iou`, `precision`, `recall` (macro averages) or `loss`
-    eval_every: int = 500  # steps between evaluations, each with a checkpoint; 0 is once an epoch
-    early_stop: int = 0  # stop after this many evaluations without a better `metric`; 0 never
     workers: int = 2  # processes that decode and augment
     threads: int = 0  # threads of PyTorch; 0 leaves it to PyTorch
     seed: int = 0
@@ -70,10 +77,10 @@ class TrainConfig:
     export_to_onnx: bool = False  # write `model.onnx` beside the checkpoint at the end (the command line does it)
     onnx_runtime: bool = True  # evaluate the ONNX file rather than the PyTorch network (the command line does it)
 
-# %% ../nbs/03_training.ipynb #030009
+# %% ../nbs/03_training.ipynb #030011
 _CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'), metric=('f1', 'iou', 'precision', 'recall', 'loss'))
 _RANGES = dict(valid=(0, 1), warmup=(0, 1), label_smoothing=(0, 1), steps=(1, None), batch_size=(1, None), copies=(1, None), accumulate=(1, None),
-    learning_rate=(0, None), encoder_learning_rate=(0, None), epochs=(0, None), freeze_epochs=(0, None), weight_decay=(0, None),
+    learning_rate=(0, None), encoder_learning_rate=(0, None), mixup=(0, None), epochs=(0, None), freeze_epochs=(0, None), weight_decay=(0, None),
     eval_every=(0, None), early_stop=(0, None), workers=(0, None), threads=(0, None), seed=(0, None))
 
 def _check(key, value, types):
@@ -94,7 +101,7 @@ def _check(key, value, types):
     if low is not None and (value < low or high is not None and value > high):
         raise ValueError(f'config: {key} must be at least {low}' + (f' and at most {high}' if high else '') + f', not {value!r}.')
 
-# %% ../nbs/03_training.ipynb #030012
+# %% ../nbs/03_training.ipynb #030014
 def _check_together(config):
     "One sentence for decisions that contradict each other"
     crop = config.crop_seconds
@@ -112,7 +119,7 @@ def _check_together(config):
     if strange := set(config.class_weights) - set(config.labels):
         raise ValueError(f'config: class_weights names {", ".join(sorted(strange))}, which is not among the labels {", ".join(config.labels)}.')
 
-# %% ../nbs/03_training.ipynb #030014
+# %% ../nbs/03_training.ipynb #030016
 def read_config(
     path=None,  # a YAML file; None is an empty one
     **changes,  # keys to set otherwise
@@ -128,13 +135,13 @@ def read_config(
     _check_together(config := TrainConfig(**given))
     return config
 
-# %% ../nbs/03_training.ipynb #030019
+# %% ../nbs/03_training.ipynb #030021
 def _read(path, config):
     "A manifest from a folder, a table or a shard"
     if Path(path).is_dir(): return read_folders(path)
     return read_parquet(path, config.role, tuple(config.labels)) if path.endswith('.parquet') else read_manifest(path)
 
-# %% ../nbs/03_training.ipynb #030021
+# %% ../nbs/03_training.ipynb #030023
 def read_data(
     config: TrainConfig,
     complete: bool = True,  # every label must have clips
@@ -150,7 +157,7 @@ def read_data(
         raise ValueError(f'data: no clips for {", ".join(sorted(missing))}. Add some, or take the label out.')
     return df
 
-# %% ../nbs/03_training.ipynb #030024
+# %% ../nbs/03_training.ipynb #030026
 def balance(
     manifest: pd.DataFrame,
     weights: dict = {},  # source: factor on how often it is drawn within its languages
@@ -173,7 +180,7 @@ def _fix_shares(share, shares):
     if fixed.notna().all(): return fixed/fixed.sum()
     return fixed.fillna(share/share[fixed.isna()].sum()*(1 - fixed.sum()))
 
-# %% ../nbs/03_training.ipynb #030027
+# %% ../nbs/03_training.ipynb #030029
 class _Draws(Sampler):
     "Draws of an epoch, (clip, random number) each: by weight, or each clip once; by length within some batches where wanted"
     def __init__(self, n, weights=None, lengths=None, batch_size=64, seed=0):
@@ -190,7 +197,7 @@ class _Draws(Sampler):
             clips = np.concatenate([c[np.argsort(-self.lengths[c], kind='stable')] for c in stretches])
         return zip(clips.tolist(), rng.integers(2**31, size=self.n).tolist())
 
-# %% ../nbs/03_training.ipynb #030029
+# %% ../nbs/03_training.ipynb #030031
 class _TrainingSet(Dataset):
     "Some caches as one data set: (clip, random number) → its features, from a random place on, and the number"
     def __init__(self, caches, rows, crop=None):  # rows: [(number of the cache, clip in it), ...]
@@ -208,7 +215,7 @@ class _TrainingSet(Dataset):
             x = x[at:at + self.crop]
         return dict(features=x, label=int(self.caches[cache].labels[clip]), seed=seed)
 
-# %% ../nbs/03_training.ipynb #030032
+# %% ../nbs/03_training.ipynb #030034
 def _stretch(x, rng, amount=.12):
     "Move the bands of each clip up or down by up to 12 %, by interpolation; x (batch, frames, bands)"
     to = torch.arange(x.shape[2])*torch.exp(amount*(2*torch.rand(len(x), 1, generator=rng) - 1))
@@ -227,10 +234,17 @@ def _blot(x, rng):
         x = x.masked_fill(out[:, :, None] if axis == 1 else out[:, None], 0.)
     return x
 
-# %% ../nbs/03_training.ipynb #030034
+# %% ../nbs/03_training.ipynb #030037
+def _mix(x, labels, classes, alpha, rng):
+    "Each clip with its neighbour, and the probabilities of the classes that are then right (batch, classes)"
+    share = torch._sample_dirichlet(torch.full((len(x), 2), alpha), rng)[:, :1]
+    right = F.one_hot(labels, classes).float()
+    return share[..., None]*x + (1 - share[..., None])*x.roll(1, 0), share*right + (1 - share)*right.roll(1, 0)
+
+# %% ../nbs/03_training.ipynb #030039
 class _Collator:
     "Cached clips to a batch: one random length, stretched and blotted in training; padding and a mask in evaluation"
-    def __init__(self, log_mel, crop=None, change=False): store_attr()  # crop: (shortest, longest) in frames
+    def __init__(self, log_mel, crop=None, change=False, mixup=0., classes=0): store_attr()  # crop: (shortest, longest) in frames
 
     def __call__(self, clips):
         rng = torch.Generator().manual_seed(clips[0].get('seed', 0))
@@ -240,10 +254,12 @@ class _Collator:
         x = torch.zeros(len(clips), n, clips[0]['features'].shape[1])
         for row, c in zip(x, clips): row[:len(c['features'])] = c['features'][:n]
         mask = frame_mask(frames, n)
-        x = self.log_mel.normalize(_stretch(x, rng) if self.change else x, mask)
-        return dict(input_features=_blot(x, rng) if self.change else x, attention_mask=mask, labels=torch.tensor([c['label'] for c in clips]))
+        x, labels = self.log_mel.normalize(_stretch(x, rng) if self.change else x, mask), torch.tensor([c['label'] for c in clips])
+        if self.change: x = _blot(x, rng)
+        if self.mixup: x, labels = _mix(x, labels, self.classes, self.mixup, rng)
+        return dict(input_features=x, attention_mask=mask, labels=labels)
 
-# %% ../nbs/03_training.ipynb #030037
+# %% ../nbs/03_training.ipynb #030042
 def metrics(
     logits,  # (clips, labels)
     labels,  # (clips,), class numbers
@@ -254,14 +270,14 @@ def metrics(
     scores = dict(f1=f1_score, iou=jaccard_score, precision=precision_score, recall=recall_score)
     return {name: float(score(labels, guess, **how)) for name, score in scores.items()}
 
-# %% ../nbs/03_training.ipynb #030040
+# %% ../nbs/03_training.ipynb #030045
 def _by_class(logits, truth, labels):
     "F1 of each class that occurs"
     classes = np.unique(truth)
     scores = f1_score(truth, np.argmax(logits, 1), labels=classes, average=None, zero_division=0)
     return {f'f1_{labels[c]}': float(f1) for c, f1 in zip(classes, scores)}
 
-# %% ../nbs/03_training.ipynb #030049
+# %% ../nbs/03_training.ipynb #030054
 def _network(config):
     "The network of the config, and its log-mel"
     weights = [config.class_weights.get(l, 1.) for l in config.labels] if config.class_weights else None
@@ -270,14 +286,14 @@ def _network(config):
     else: net = SpokenLanguageClassifier((SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config)(**about))
     return net, LogMel(net.config.num_mel_bins, net.config.low_freq, net.config.high_freq)
 
-# %% ../nbs/03_training.ipynb #030052
+# %% ../nbs/03_training.ipynb #030057
 def _cached(config, manifest, mel, change=None, copies=1):
     "The cache of a manifest's features"
     key = f'{mel.mel.shape} {mel.mel.sum():.3f}'
     dataset = AudioDataset(manifest, config.labels, change, seed=config.seed)
     return cache_features(dataset, mel.fbank, Path(config.workspace)/'cache', copies, config.workers, key)
 
-# %% ../nbs/03_training.ipynb #030054
+# %% ../nbs/03_training.ipynb #030059
 def _training_set(config, df, train, mel):
     "(data set, index in `train` of each of its clips)"
     noises = [load_audio(a) for a in train[train.language == 'none'].audio]
@@ -290,7 +306,7 @@ def _training_set(config, df, train, mel):
     crop = int(100*config.crop_seconds[1]) if config.crop_seconds else None
     return _TrainingSet(caches, rows, crop), np.concatenate(clips)
 
-# %% ../nbs/03_training.ipynb #030056
+# %% ../nbs/03_training.ipynb #030061
 def _draws(config, dataset, train, clips):
     "How the training set is drawn"
     weights = lengths = None
@@ -300,7 +316,7 @@ def _draws(config, dataset, train, clips):
     if config.group_by_length: lengths = np.array([dataset.caches[c].frames[i] for c, i in dataset.rows])
     return _Draws(len(dataset), weights, lengths, config.batch_size, config.seed)
 
-# %% ../nbs/03_training.ipynb #030059
+# %% ../nbs/03_training.ipynb #030064
 def _training_arguments(config, run):
     "Our decisions in the Trainer's words"
     rate = dict(learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay)
@@ -315,7 +331,7 @@ def _training_arguments(config, run):
     return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **length, **when, **best, **batch, **compute, seed=config.seed,
         logging_steps=min(50, every), report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
 
-# %% ../nbs/03_training.ipynb #030062
+# %% ../nbs/03_training.ipynb #030067
 class _Trainer(Trainer):
     "Transformers' Trainer with our draws, whole clips in evaluation, and no half-written checkpoints"
     def __init__(self, *args, draws, eval_collator, encoder_learning_rate=0., **kwargs):
@@ -331,7 +347,7 @@ class _Trainer(Trainer):
 
     get_test_dataloader = get_eval_dataloader  # for `predict`
 
-# %% ../nbs/03_training.ipynb #030064
+# %% ../nbs/03_training.ipynb #030069
 @patch
 def create_optimizer(self:_Trainer, model=None):
     "AdamW, the encoder in a group of its own"
@@ -351,7 +367,7 @@ def _save_checkpoint(self:_Trainer, model, trial):
         shutil.rmtree(torn, ignore_errors=True)
         raise OSError(f'{torn}: cannot be written ({e}). Free some space, then go on with: spoken_lang train --run {torn.parent.parent}') from e
 
-# %% ../nbs/03_training.ipynb #030067
+# %% ../nbs/03_training.ipynb #030072
 class _Guard(TrainerCallback):
     "Save and stop at Ctrl-C, stop before a gradient that is no number, and freeze the encoder for a while"
     def __init__(self, freeze_epochs=0.): self.freeze_epochs, self.stopped = freeze_epochs, False
@@ -372,7 +388,7 @@ class _Guard(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.stopped: control.should_save = control.should_training_stop = True
 
-# %% ../nbs/03_training.ipynb #030070
+# %% ../nbs/03_training.ipynb #030075
 def _is_whole(checkpoint):
     "Whether all parts of a checkpoint can be read; PyTorch's own are zip files, with checksums"
     try:
@@ -388,7 +404,7 @@ def _last_checkpoint(run):
         if _is_whole(c): return c
         print(f'left out: {c.name} is broken')
 
-# %% ../nbs/03_training.ipynb #030073
+# %% ../nbs/03_training.ipynb #030078
 @patch
 def go_on(self:_Trainer, checkpoint=None):
     "Train, from a checkpoint on where there is one; a run that had come to its end is only put together again"
@@ -397,14 +413,14 @@ def go_on(self:_Trainer, checkpoint=None):
     self.state = state
     self._load_best_model()
 
-# %% ../nbs/03_training.ipynb #030076
+# %% ../nbs/03_training.ipynb #030081
 def _misheard(logits, truth, n=3):
     "The clips that were got wrong with the greatest confidence"
     p = torch.tensor(logits).softmax(1).numpy()
     wrong = np.flatnonzero(p.argmax(1) != truth)
     return wrong[np.argsort(-p.max(1)[wrong])][:n]
 
-# %% ../nbs/03_training.ipynb #030078
+# %% ../nbs/03_training.ipynb #030083
 class _Board(TrainerCallback):
     "Scores for the Trainer, and pictures and sounds for TensorBoard"
     def __init__(self, writer, labels, audio): store_attr()  # audio: where the held-out clips are
@@ -424,7 +440,7 @@ class _Board(TrainerCallback):
             self.writer.add_text(f'misheard/{n}', said, state.global_step)
             self.writer.add_audio(f'misheard/{n}', load_audio(self.audio[i]), state.global_step, SAMPLE_RATE)
 
-# %% ../nbs/03_training.ipynb #030081
+# %% ../nbs/03_training.ipynb #030086
 def _versions():
     "What the run was made with"
     git = dict(cwd=Path(spoken_lang.__file__).parent, capture_output=True, text=True, check=True)
@@ -442,7 +458,7 @@ def _record(run, config, train, valid):
     for name, df in dict(train=train, valid=valid).items():
         df.assign(audio=[a if isinstance(a, str) else '' for a in df.audio]).to_csv(run/f'{name}.csv', index=False)
 
-# %% ../nbs/03_training.ipynb #030084
+# %% ../nbs/03_training.ipynb #030089
 def _prepare(config, run, df, train, valid):
     "(trainer, guard) of a run"
     with PartialState().main_process_first():  # the others find the caches
@@ -454,12 +470,12 @@ def _prepare(config, run, df, train, valid):
     watchers = [guard, board] + ([TensorBoardCallback(writer)] if writer else [])
     if config.early_stop: watchers.append(EarlyStoppingCallback(config.early_stop))
     crop = [int(100*s) for s in config.crop_seconds] or None
-    return _Trainer(net, _training_arguments(config, run), data_collator=_Collator(mel, crop, change=config.augment), train_dataset=dataset,
+    return _Trainer(net, _training_arguments(config, run), data_collator=_Collator(mel, crop, config.augment, config.mixup, len(config.labels)), train_dataset=dataset,
         draws=_draws(config, dataset, train, clips), eval_dataset=heard, eval_collator=_Collator(mel), compute_metrics=board.score,
         callbacks=watchers, encoder_learning_rate=config.encoder_learning_rate,
         processing_class=SpokenLanguageFeatureExtractor(c.num_mel_bins, low_freq=c.low_freq, high_freq=c.high_freq)), guard
 
-# %% ../nbs/03_training.ipynb #030086
+# %% ../nbs/03_training.ipynb #030091
 def _finish(trainer, run, valid):
     "Write the network, its answers to the held-out clips, and its figures"
     trainer.save_model(run/'model')
@@ -470,14 +486,14 @@ def _finish(trainer, run, valid):
     figures = answers.metrics | dict(best=trainer.state.best_metric, step=trainer.state.best_global_step)
     (run/'metrics.json').write_text(json.dumps(figures, indent=1))
 
-# %% ../nbs/03_training.ipynb #030088
+# %% ../nbs/03_training.ipynb #030093
 def _run_folder(config, run=None):
     "The folder of a run, the same in all processes"
     if run and not (Path(run)/'config.yml').exists():
         raise ValueError(f'{run}: not the folder of a run, which has a config.yml. Name one in {config.workspace}, or leave it out to begin anew.')
     return Path(broadcast_object_list([str(run or Path(config.workspace)/time.strftime('%Y-%m-%d_%H-%M-%S'))])[0])
 
-# %% ../nbs/03_training.ipynb #030090
+# %% ../nbs/03_training.ipynb #030095
 def split_data(
     config: TrainConfig,
     df: pd.DataFrame,  # a manifest, of `read_data`
@@ -486,7 +502,7 @@ def split_data(
     if config.splits: return keep_splits(df, config.splits, config.split_by, config.valid, config.valid, config.seed)
     return dict(zip(('train', 'valid'), split_by_group(df, config.split_by, config.valid, config.seed)))
 
-# %% ../nbs/03_training.ipynb #030092
+# %% ../nbs/03_training.ipynb #030097
 def train(
     config: TrainConfig,
     run=None,  # the folder of an earlier run, to go on with it
