@@ -63,20 +63,22 @@ def _command(f):
 def predict(
     *paths,  # files and folders
     languages=None,  # the only languages to choose from, e.g. `de,gsw`
-    format='table',  # `table`, `json` (one object a line) or `csv`
+    format='table',  # `table`, `json` (one object a line) or `csv`; for a timeline also `rttm`, `srt` or `labels`
     timeline=False,  # which language when, for each file
+    results=None,  # a .jsonl or .csv file that answers are kept in as they come; run again, it goes on
     model=None,  # another ONNX file than the shipped one, or the folder of a run
     workers=None,  # threads; by default one a core
 ):
     "Say which language is spoken in each file"
     if not paths: raise ValueError('predict what? Name files or folders, e.g. spoken_lang predict nbs/samples')
-    if format not in ('table', 'json', 'csv'): raise ValueError(f'--format must be table, json or csv, not {format!r}.')
+    formats = ('table', 'json', 'csv') + (('rttm', 'srt', 'labels') if timeline else ())
+    if format not in formats: raise ValueError(f'--format must be one of {", ".join(formats)}, not {format!r}.')
     from spoken_lang.inference import LanguageClassifier
     clf = LanguageClassifier.from_pretrained(model)
     if timeline: return _timelines(clf, _files(paths), languages, format)
     bad = False
     if format == 'csv': print(_header(clf.languages))
-    for p in clf.classify_files(_files(paths), int(workers) if workers else None, languages=languages):
+    for p in clf.classify_files(_files(paths), int(workers) if workers else None, results=results, languages=languages):
         print(_row(p, format, clf.languages), flush=True)
         bad |= p.status == 'error'
     if bad: raise SystemExit(1)
@@ -84,11 +86,13 @@ def predict(
 # %% ../nbs/09_cli.ipynb #090019
 def _timelines(clf, paths, languages, format):
     "A line for each stretch of each file"
+    from spoken_lang.inference import Timeline
     bad = False
     if format == 'csv': print(_header(clf.languages, timeline=True))
     for path in paths:
         try: stretches = clf.timeline(path, languages=languages)
-        except AudioError as e: stretches, bad = [(0., 0., Prediction(status='error', error=str(e)))], True
+        except AudioError as e: stretches, bad = Timeline([(0., 0., Prediction(status='error', error=str(e)))]), True
+        if format in ('rttm', 'srt', 'labels'): print(stretches.to_text(format, path.stem), end=''); continue
         for start, end, p in stretches: print(_row(replace(p, path=str(path)), format, clf.languages, (start, end)), flush=True)
     if bad: raise SystemExit(1)
 
@@ -242,9 +246,9 @@ def _quoted(args): return args[:1] + [a if a.startswith('-') else repr(a) for a 
 # %% ../nbs/09_cli.ipynb #090036
 def main():
     "The command `spoken_lang`"
-    commands = dict(predict=predict, train=train, eval=eval, run=run, export=export, quantize=quantize, demo=demo, data=dict(download=download, audit=audit))
-    for f in (predict, train, eval, run, export, quantize, demo, download, audit): _explained(f)
-    Fire(commands, command=_quoted(sys.argv[1:]), name='spoken_lang')
+    commands, data = [predict, train, eval, run, export, quantize, demo], [download, audit]
+    named = lambda fs: {f.__name__: _explained(f) for f in fs}
+    Fire({**named(commands), 'data': named(data)}, command=_quoted(sys.argv[1:]), name='spoken_lang')
 
 # %% ../nbs/09_cli.ipynb #090037
 #| eval: false

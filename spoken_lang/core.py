@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'SAMPLE_RATE', 'STATUSES', 'Language', 'find_language', 'AudioError', 'audio_files', 'name_of',
-           'stream_audio', 'load_audio', 'Prediction']
+           'stream_audio', 'load_audio', 'spread_windows', 'Prediction']
 
 # %% ../nbs/00_core.ipynb #000004
 import difflib, io, os
@@ -92,12 +92,16 @@ def _reason(e):
     return str(getattr(e, 'strerror', None) or getattr(e, 'error_string', None) or e).split(': ')[-1].rstrip('.')
 
 # %% ../nbs/00_core.ipynb #000027
-def _blocks(file, name):
-    "Yield (samples (n, channels) float32, rate) from any file; `AudioError` where no decoder can"
+def _for_soundfile(file):
+    "Whether a file begins as those do that libsndfile reads well"
     with _as_file(file) as f: magic = f.read(4)
     if hasattr(file, 'seek'): file.seek(0)
+    return magic in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'OggS', b'FORM')
+
+def _blocks(file, name):
+    "Yield (samples (n, channels) float32, rate) from any file; `AudioError` where no decoder can"
     try:
-        if magic in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'OggS', b'FORM'): yield from _soundfile_blocks(file)
+        if _for_soundfile(file): yield from _soundfile_blocks(file)
         else: yield from _av_blocks(file)
     except AudioError as e: raise AudioError(f'{name}: {e}. Give a file with sound in it.') from None
     except Exception as e:  # foreign bytes can break a decoder in any way
@@ -182,7 +186,31 @@ def load_audio(
     if not len(wav): raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return wav
 
-# %% ../nbs/00_core.ipynb #000061
+# %% ../nbs/00_core.ipynb #000046
+def spread_windows(
+    source,  # a path, bytes or a file object
+    seconds: float,  # length of a window
+    n: int,  # how many
+) -> list:  # of float32 arrays, (samples,), 16 kHz mono, as a generator; None where the recording is short or cannot be jumped in
+    "Windows from all over a long recording"
+    if isinstance(source, tuple) or isinstance(source, list) or hasattr(source, '__array__'): return None
+    file, name = _opened(source)
+    if not _for_soundfile(file): return None
+    try: f = sf.SoundFile(file)
+    except sf.LibsndfileError: return None
+    if f.seekable() and f.frames/f.samplerate >= 2*n*seconds: return _jumping(f, name, seconds, n)
+    f.close()
+    if hasattr(file, 'seek'): file.seek(0)
+
+def _jumping(file, name, seconds, n):
+    "Windows of an open SoundFile"
+    with file as f:
+        for at in (np.arange(n)*.618034 % 1)*(f.frames/f.samplerate - seconds):
+            f.seek(int(at*f.samplerate))
+            block = f.read(int(seconds*f.samplerate), dtype='float32', always_2d=True)
+            yield np.concatenate(list(_resampled([(block, f.samplerate)], name)))
+
+# %% ../nbs/00_core.ipynb #000064
 STATUSES = dict(ok='', no_speech='no speech heard', too_short='too short to tell',
                 unknown_language='none of these languages', error='not read')
 
@@ -191,7 +219,7 @@ def _bar(p, width=8):
     full, eighth = divmod(round(p*width*8), 8)
     return '█'*full + ('▏▎▍▌▋▊▉'[eighth-1] if eighth else '')
 
-# %% ../nbs/00_core.ipynb #000063
+# %% ../nbs/00_core.ipynb #000066
 @dataclass(frozen=True, repr=False)
 class Prediction:
     "Which language is spoken, how surely, and if none can be named, why"
@@ -207,11 +235,12 @@ class Prediction:
     def language(self): return next(iter(self.probabilities), None) if self.status == 'ok' else None  # code or None
     @property
     def confidence(self): return self.probabilities.get(self.language, 0.)  # its probability
+    def top_k(self, k): return list(self.probabilities.items())[:k]  # the k most probable, [(code, p), ...]
 
-# %% ../nbs/00_core.ipynb #000066
+# %% ../nbs/00_core.ipynb #000069
 from fastcore.basics import patch
 
-# %% ../nbs/00_core.ipynb #000067
+# %% ../nbs/00_core.ipynb #000070
 def _name(code): return LANGUAGES[code].name if code in LANGUAGES else code
 
 @patch
@@ -220,7 +249,7 @@ def __repr__(self:Prediction):
     bars = ' | '.join(f'{_name(c)} {_bar(p)} {p:.2f}' for c, p in list(self.probabilities.items())[:3] if p >= .005)
     return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
 
-# %% ../nbs/00_core.ipynb #000069
+# %% ../nbs/00_core.ipynb #000072
 @patch
 def _repr_html_(self:Prediction):
     import html
@@ -230,7 +259,7 @@ def _repr_html_(self:Prediction):
     rows = ''.join(row.format(html.escape(_name(c)), 100*p, p) for c, p in self.probabilities.items())
     return f'{head}<table>{rows}</table>'
 
-# %% ../nbs/00_core.ipynb #000071
+# %% ../nbs/00_core.ipynb #000074
 @patch
 def to_dict(self:Prediction):  # a dictionary that `json` can write
     "Everything the prediction knows, in plain types and fixed order"

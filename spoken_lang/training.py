@@ -470,7 +470,8 @@ def _prepare(config, run, df, train, valid):
     watchers = [guard, board] + ([TensorBoardCallback(writer)] if writer else [])
     if config.early_stop: watchers.append(EarlyStoppingCallback(config.early_stop))
     crop = [int(100*s) for s in config.crop_seconds] or None
-    return _Trainer(net, _training_arguments(config, run), data_collator=_Collator(mel, crop, config.augment, config.mixup, len(config.labels)), train_dataset=dataset,
+    collator = _Collator(mel, crop, config.augment, config.mixup, len(config.labels))
+    return _Trainer(net, _training_arguments(config, run), data_collator=collator, train_dataset=dataset,
         draws=_draws(config, dataset, train, clips), eval_dataset=heard, eval_collator=_Collator(mel), compute_metrics=board.score,
         callbacks=watchers, encoder_learning_rate=config.encoder_learning_rate,
         processing_class=SpokenLanguageFeatureExtractor(c.num_mel_bins, low_freq=c.low_freq, high_freq=c.high_freq)), guard
