@@ -228,11 +228,19 @@ def demo(
 @_command
 def quantize(
     run,  # the folder of a run that was exported
-    how='dynamic',  # `dynamic` or `float16`
+    how='dynamic',  # dynamic, static, float16, ...; a wrong one names them all
+    data=None,  # for the static ways: recordings to take scales from, a folder (one sub-folder a language), a CSV or shards
 ):
     "Write a smaller file beside `RUN/model.onnx`"
-    from spoken_lang.quantization import quantize_run
-    print(quantize_run(run, how))
+    from spoken_lang.inference import load_audio
+    from spoken_lang.quantization import quantize
+    from spoken_lang.training import read_config, read_data
+    wavs = None
+    if data:
+        clips = read_data(read_config(data=str(data).split(',')), complete=False)
+        clips = clips.sample(frac=1, random_state=0).groupby('language').head(20)
+        wavs = [load_audio(a)[:160_000] for a in clips.audio]
+    print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{how}.onnx', how, wavs))
 
 # %% ../nbs/09_cli.ipynb #090034
 def _explained(f):

@@ -98,6 +98,7 @@ def _for_soundfile(file):
     if hasattr(file, 'seek'): file.seek(0)
     return magic in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'OggS', b'FORM')
 
+# %% ../nbs/00_core.ipynb #000029
 def _blocks(file, name):
     "Yield (samples (n, channels) float32, rate) from any file; `AudioError` where no decoder can"
     try:
@@ -107,14 +108,14 @@ def _blocks(file, name):
     except Exception as e:  # foreign bytes can break a decoder in any way
         raise AudioError(f'{name}: not a recording that can be read ({_reason(e)}). Is it complete, and really audio?') from None
 
-# %% ../nbs/00_core.ipynb #000031
+# %% ../nbs/00_core.ipynb #000033
 def _to_mono(block, name):
     "Average the channels of (n, channels), and refuse NaN and infinity"
     mono = block.mean(1, dtype='float32') if block.shape[1] > 1 else block[:, 0]
     if not np.isfinite(mono).all(): raise AudioError(f'{name}: holds NaN or infinite samples. Export it again from its source.')
     return mono
 
-# %% ../nbs/00_core.ipynb #000033
+# %% ../nbs/00_core.ipynb #000035
 def _resampled(blocks, name):
     "Yield blocks of (n,) float32 at 16 kHz from blocks of (n, channels) at any one rate"
     stream, last = None, None
@@ -125,7 +126,7 @@ def _resampled(blocks, name):
         yield stream.resample_chunk(mono)
     if stream is not None: yield stream.resample_chunk(np.zeros(0, 'float32'), last=True)
 
-# %% ../nbs/00_core.ipynb #000036
+# %% ../nbs/00_core.ipynb #000038
 def _from_array(wav, rate):
     "(n, channels) float32 from an array of any number type, shaped (n,), (n, channels) or (channels, n)"
     wav = np.asarray(wav)
@@ -141,11 +142,12 @@ def _from_array(wav, rate):
     if kind == 'u': wav -= half
     return wav/np.float32(half) if kind in 'iu' else wav
 
-# %% ../nbs/00_core.ipynb #000039
+# %% ../nbs/00_core.ipynb #000041
 def name_of(source):
     "What a recording is called in messages"
     return str(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, 'name', 'the recording'))
 
+# %% ../nbs/00_core.ipynb #000043
 def _opened(source):
     "(path or file object, its name in messages), or `AudioError` for what is not there to be read"
     if isinstance(source, (bytes, bytearray, memoryview)): source = io.BytesIO(source)
@@ -163,7 +165,7 @@ def _opened(source):
         raise AudioError(f'{name}: cannot be opened ({getattr(e, "strerror", None) or e}). Check the path and its permissions.') from None
     return os.fspath(source), name
 
-# %% ../nbs/00_core.ipynb #000041
+# %% ../nbs/00_core.ipynb #000045
 def stream_audio(
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
@@ -176,7 +178,7 @@ def stream_audio(
         file, name = _opened(source)
         yield from _resampled(_blocks(file, name), name)
 
-# %% ../nbs/00_core.ipynb #000043
+# %% ../nbs/00_core.ipynb #000047
 def load_audio(
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
@@ -186,7 +188,7 @@ def load_audio(
     if not len(wav): raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return wav
 
-# %% ../nbs/00_core.ipynb #000046
+# %% ../nbs/00_core.ipynb #000050
 def spread_windows(
     source,  # a path, bytes or a file object
     seconds: float,  # length of a window
@@ -210,7 +212,7 @@ def _jumping(file, name, seconds, n):
             block = f.read(int(seconds*f.samplerate), dtype='float32', always_2d=True)
             yield np.concatenate(list(_resampled([(block, f.samplerate)], name)))
 
-# %% ../nbs/00_core.ipynb #000064
+# %% ../nbs/00_core.ipynb #000068
 STATUSES = dict(ok='', no_speech='no speech heard', too_short='too short to tell',
                 unknown_language='none of these languages', error='not read')
 
@@ -219,7 +221,7 @@ def _bar(p, width=8):
     full, eighth = divmod(round(p*width*8), 8)
     return '█'*full + ('▏▎▍▌▋▊▉'[eighth-1] if eighth else '')
 
-# %% ../nbs/00_core.ipynb #000066
+# %% ../nbs/00_core.ipynb #000070
 @dataclass(frozen=True, repr=False)
 class Prediction:
     "Which language is spoken, how surely, and if none can be named, why"
@@ -237,10 +239,10 @@ class Prediction:
     def confidence(self): return self.probabilities.get(self.language, 0.)  # its probability
     def top_k(self, k): return list(self.probabilities.items())[:k]  # the k most probable, [(code, p), ...]
 
-# %% ../nbs/00_core.ipynb #000069
+# %% ../nbs/00_core.ipynb #000073
 from fastcore.basics import patch
 
-# %% ../nbs/00_core.ipynb #000070
+# %% ../nbs/00_core.ipynb #000074
 def _name(code): return LANGUAGES[code].name if code in LANGUAGES else code
 
 @patch
@@ -249,7 +251,7 @@ def __repr__(self:Prediction):
     bars = ' | '.join(f'{_name(c)} {_bar(p)} {p:.2f}' for c, p in list(self.probabilities.items())[:3] if p >= .005)
     return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
 
-# %% ../nbs/00_core.ipynb #000072
+# %% ../nbs/00_core.ipynb #000076
 @patch
 def _repr_html_(self:Prediction):
     import html
@@ -259,7 +261,7 @@ def _repr_html_(self:Prediction):
     rows = ''.join(row.format(html.escape(_name(c)), 100*p, p) for c, p in self.probabilities.items())
     return f'{head}<table>{rows}</table>'
 
-# %% ../nbs/00_core.ipynb #000074
+# %% ../nbs/00_core.ipynb #000078
 @patch
 def to_dict(self:Prediction):  # a dictionary that `json` can write
     "Everything the prediction knows, in plain types and fixed order"

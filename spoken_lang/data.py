@@ -373,13 +373,14 @@ def _envelope(power, bands=30):
     mel = F.pad(kaldi.get_mel_banks(bands, 512, SAMPLE_RATE, 20., 7_600., 100., -500., 1.)[0], (0, 1))
     return mel.T @ (mel @ power/mel.sum(1, keepdim=True))/mel.sum(0)[:, None].clamp(min=1e-3)
 
+# %% ../nbs/01_data.ipynb #010096
 def _buzz(n, rng):
     "Pulses at a pitch of 80 to 250 Hz that wanders, with the power of white noise"
     melody = np.interp(np.arange(n), np.arange(0, n + 4_000, 4_000), rng.normal(0, .15, -(-n//4_000) + 1))
     pitch = rng.uniform(80, 250)*np.exp(melody)
     return (np.diff(np.floor(np.cumsum(pitch)/SAMPLE_RATE), prepend=0)*np.sqrt(SAMPLE_RATE/pitch)).astype('float32')
 
-# %% ../nbs/01_data.ipynb #010096
+# %% ../nbs/01_data.ipynb #010098
 def revoice(wav, rng):
     "The same words from a vocoder: 30 bands, and another throat"
     power = _stft(wav).abs().square()
@@ -388,7 +389,7 @@ def revoice(wav, rng):
     out = torch.istft(source*_envelope(power).sqrt(), 512, 160, window=torch.hann_window(512), length=len(wav)).numpy()
     return out*(wav.std()/(out.std() + np.float32(1e-9)))
 
-# %% ../nbs/01_data.ipynb #010098
+# %% ../nbs/01_data.ipynb #010100
 def add_room(wav, rng):
     "Reverberate: noise that dies away, as an impulse response of 0.1 to 0.7 s"
     t = np.arange(int(SAMPLE_RATE*rng.uniform(.1, .7)))/SAMPLE_RATE
@@ -396,14 +397,20 @@ def add_room(wav, rng):
     room[0] = 1  # the direct sound
     return signal.oaconvolve(wav, room)[:len(wav)]
 
-# %% ../nbs/01_data.ipynb #010100
+# %% ../nbs/01_data.ipynb #010102
 def _filter(wav, gain):
     "Multiply the spectrum by `gain`, a function of the frequency in Hz"
     n = fft.next_fast_len(len(wav), real=True)
     spectrum = fft.rfft(wav, n)*gain(fft.rfftfreq(n, 1/SAMPLE_RATE)).astype('float32')
     return fft.irfft(spectrum, n)[:len(wav)]
 
-# %% ../nbs/01_data.ipynb #010102
+# %% ../nbs/01_data.ipynb #010104
+def _coloured(n, rng):
+    "Noise whose power falls with frequency to a random power, from white to brown"
+    power = rng.uniform(0, 1)
+    return _filter(rng.standard_normal(n, 'float32'), lambda f: np.maximum(f, 50)**-power)
+
+# %% ../nbs/01_data.ipynb #010106
 def add_noise(wav, rng, noises=()):
     "Mix in a noise at 3 to 30 dB: one of `noises`, or coloured noise where there is none"
     noise = noises[rng.integers(len(noises))] if len(noises) and rng.random() < .7 else _coloured(len(wav), rng)
@@ -411,24 +418,19 @@ def add_noise(wav, rng, noises=()):
     if not noise.any() or not wav.any(): return wav
     return AF.add_noise(torch.from_numpy(wav), torch.from_numpy(noise), torch.tensor(rng.uniform(3, 30))).numpy()
 
-def _coloured(n, rng):
-    "Noise whose power falls with frequency to a random power, from white to brown"
-    power = rng.uniform(0, 1)
-    return _filter(rng.standard_normal(n, 'float32'), lambda f: np.maximum(f, 50)**-power)
-
-# %% ../nbs/01_data.ipynb #010104
+# %% ../nbs/01_data.ipynb #010108
 def tilt(wav, rng):
     "Turn the bass and treble knobs: up to 4 dB an octave below and above 1 kHz"
     low, high = rng.uniform(-4, 4, 2)/20
     return _filter(wav, lambda f: 10**(np.where(f < 1000, low, high)*np.log2(np.clip(f, 60, 7000)/1000)))
 
-# %% ../nbs/01_data.ipynb #010106
+# %% ../nbs/01_data.ipynb #010110
 def limit_band(wav, rng):
     "Pass through a narrower line: nothing above 3.3 to 7.5 kHz, and at times, as on a telephone, nothing below 100 to 400 Hz"
     top, bottom = rng.uniform(3300, 7500), rng.uniform(100, 400) if rng.random() < .5 else 1
     return _filter(wav, lambda f: 1/np.sqrt((1 + (f/top)**24)*(1 + (bottom/np.maximum(f, .1))**12)))
 
-# %% ../nbs/01_data.ipynb #010108
+# %% ../nbs/01_data.ipynb #010112
 def code(wav, rng):
     "Through a lossy codec and back: mp3 or Opus at a random quality, or the GSM of telephones"
     kind, quality = rng.integers(3), rng.uniform(.6, 1.)  # 1 is the worst
@@ -440,13 +442,13 @@ def code(wav, rng):
     buffer.seek(0)
     return soxr.resample(sf.read(buffer, dtype='float32')[0], rate, SAMPLE_RATE)
 
-# %% ../nbs/01_data.ipynb #010110
+# %% ../nbs/01_data.ipynb #010114
 def overdrive(wav, rng):
     "Too loud for the microphone: up to 12 dB over full scale is cut off"
     peak = np.abs(wav).max() + np.float32(1e-9)
     return (wav/peak*10**rng.uniform(0, .6)).clip(-1, 1)*peak
 
-# %% ../nbs/01_data.ipynb #010113
+# %% ../nbs/01_data.ipynb #010117
 def augment(
     wav: np.ndarray,  # (samples,), float32, 16 kHz
     rng: np.random.Generator,  # all chance comes from here
@@ -459,14 +461,14 @@ def augment(
         if rng.random() < p: wav = change(wav, rng)
     return wav.astype('float32')
 
-# %% ../nbs/01_data.ipynb #010118
+# %% ../nbs/01_data.ipynb #010122
 def _print(wav):
     "A clip as one vector of length 1: 20 bands of a telephone's range in 32 stretches, each band around its mean"
     bands = kaldi.fbank(torch.from_numpy(wav)[None]*2**15, num_mel_bins=20, low_freq=200., high_freq=3_400., dither=0.)
     x = F.adaptive_avg_pool1d(bands.clamp(min=bands.max() - 10).T[None], 32)[0]  # silence is not to outweigh the rest
     return F.normalize((x - x.mean(1, keepdim=True)).flatten(), dim=0)
 
-# %% ../nbs/01_data.ipynb #010120
+# %% ../nbs/01_data.ipynb #010124
 def _traits(wav, info):
     "What a clip is like, apart from what is said in it"
     spectrum = 10*np.log10(signal.welch(wav, SAMPLE_RATE, nperseg=512)[1] + 1e-20)
@@ -475,7 +477,7 @@ def _traits(wav, info):
                 bandwidth=31.25*np.flatnonzero(spectrum > spectrum.max() - 60).max(), level=20*np.log10(np.sqrt(np.square(wav).mean()) + 1e-9),
                 clipping=float((np.abs(wav) > .99*np.abs(wav).max()).mean()), silence=float((loud < loud.max()/100).mean()))
 
-# %% ../nbs/01_data.ipynb #010122
+# %% ../nbs/01_data.ipynb #010126
 def _examine(audio):
     "(print, traits) of a clip; None where it cannot be read or is too short for either"
     try: wav = load_audio(audio)
@@ -487,12 +489,12 @@ def _examine(audio):
 
 def _examine_all(audio): return [_examine(a) for a in audio]
 
-# %% ../nbs/01_data.ipynb #010124
+# %% ../nbs/01_data.ipynb #010128
 def _twins(a, b, alike):
     "Pairs (i, j) of rows in two tables of prints that are more alike than that"
     return [(i + k, int(j)) for k in range(0, len(a), 1000) for i, j in (a[k:k + 1000] @ b.T > alike).nonzero().tolist()]
 
-# %% ../nbs/01_data.ipynb #010126
+# %% ../nbs/01_data.ipynb #010130
 def _tell(trait, manifest):
     "Balanced accuracy with which a small tree tells the languages from one trait, on groups it was not grown on"
     x = trait if pd.api.types.is_numeric_dtype(trait) else pd.factorize(trait)[0]
@@ -501,7 +503,7 @@ def _tell(trait, manifest):
     guess = cross_val_predict(tree, np.asarray(x, float)[:, None], manifest.language, groups=manifest.speaker, cv=folds)
     return balanced_accuracy_score(manifest.language, guess)
 
-# %% ../nbs/01_data.ipynb #010128
+# %% ../nbs/01_data.ipynb #010132
 def _shared(train, valid):
     "A row for each kind of group, and for the bytes of files, that is on both sides"
     for column in ('speaker', 'recording'):
@@ -510,7 +512,7 @@ def _shared(train, valid):
     both = sorted(set(_names(train)) & set(_names(valid)))
     yield 'same file', len(both), bool(both), both[:1]
 
-# %% ../nbs/01_data.ipynb #010130
+# %% ../nbs/01_data.ipynb #010134
 def audit_splits(
     train: pd.DataFrame, valid: pd.DataFrame,  # two manifests
     alike: float = .97,  # prints (cosine) above this are of the same sound
@@ -538,7 +540,7 @@ _ADVICE = dict(
     codec='send every language through the same codecs', bandwidth='band-limit every language alike', level='normalise the level',
     clipping='overdrive every language alike', silence='trim silence, or add noise to every language alike')
 
-# %% ../nbs/01_data.ipynb #010140
+# %% ../nbs/01_data.ipynb #010144
 class AudioDataset(Dataset):
     "Clips of a manifest as `{'wav': (samples,) float32, 'label': int}`"
     def __init__(self,
@@ -555,10 +557,10 @@ class AudioDataset(Dataset):
 
     def __len__(self): return len(self.audio)
 
-# %% ../nbs/01_data.ipynb #010141
+# %% ../nbs/01_data.ipynb #010145
 from fastcore.basics import patch
 
-# %% ../nbs/01_data.ipynb #010142
+# %% ../nbs/01_data.ipynb #010146
 @patch
 def __getitem__(self:AudioDataset, i):
     wav = load_audio(self.audio[i])
@@ -566,7 +568,7 @@ def __getitem__(self:AudioDataset, i):
     if self.samples: wav = np.resize(wav, self.samples)  # repeats what is too short
     return dict(wav=wav, label=self.labels[i])
 
-# %% ../nbs/01_data.ipynb #010145
+# %% ../nbs/01_data.ipynb #010149
 def collate(
     clips: list,  # of `{'wav', 'label'}`
 ) -> dict:  # `wavs` (batch, samples) padded with zeros, `lengths` (batch,) in samples, `labels` (batch,)
@@ -576,7 +578,7 @@ def collate(
     for row, c in zip(wavs, clips): row[:len(c['wav'])] = torch.from_numpy(c['wav'])
     return dict(wavs=wavs, lengths=lengths, labels=torch.tensor([c['label'] for c in clips]))
 
-# %% ../nbs/01_data.ipynb #010148
+# %% ../nbs/01_data.ipynb #010152
 def _fingerprint(dataset, key):
     "A hash of the clips, their labels and what is done to them"
     change = getattr(dataset.change, 'func', dataset.change)  # behind a partial
@@ -587,7 +589,7 @@ def _fingerprint(dataset, key):
         h.update(bytes([label]))
     return h.hexdigest()[:16]
 
-# %% ../nbs/01_data.ipynb #010150
+# %% ../nbs/01_data.ipynb #010154
 class _OrReason(Dataset):
     "A data set that gives the reason in place of a clip that cannot be read"
     def __init__(self, dataset): self.dataset = dataset
@@ -596,7 +598,7 @@ class _OrReason(Dataset):
         try: return i, self.dataset[i]
         except AudioError as e: return i, str(e)
 
-# %% ../nbs/01_data.ipynb #010152
+# %% ../nbs/01_data.ipynb #010156
 def _write_features(dataset, fbank, path, copies, workers):
     "Append features as float16; give where each clip lies"
     index = dict(offsets=[], frames=[], labels=[], clips=[], bins=0)
@@ -618,7 +620,7 @@ def _append(f, index, fbank, clips):
         f.write(x[:n].numpy().astype('float16').tobytes())
         index['bins'] = x.shape[1]
 
-# %% ../nbs/01_data.ipynb #010154
+# %% ../nbs/01_data.ipynb #010158
 def cache_features(
     dataset: AudioDataset,  # clips, changed anew for each copy
     fbank,  # (wavs (batch, samples), lengths (batch,)) → (features (batch, frames, bins), lengths (batch,) in frames)
@@ -636,7 +638,7 @@ def cache_features(
     (unfinished/'index.json').write_text(json.dumps(index))
     return unfinished.rename(folder)
 
-# %% ../nbs/01_data.ipynb #010155
+# %% ../nbs/01_data.ipynb #010159
 class FeatureDataset(Dataset):
     "A cache as a data set of `{'features': (frames, bins), 'label': int}`"
     def __init__(self,

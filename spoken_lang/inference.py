@@ -10,6 +10,7 @@ import csv, io, json, os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 import numpy as np, onnxruntime as ort, soxr
 import spoken_lang.core
@@ -24,6 +25,7 @@ def _find_model(path):
     path = Path(path)
     return path/'model.onnx' if path.is_dir() else path
 
+# %% ../nbs/06_inference.ipynb #060009
 def _from_hub(name):
     "`model.onnx` of a repository on the hub, fetched once"
     try: from huggingface_hub import hf_hub_download
@@ -32,7 +34,7 @@ def _from_hub(name):
     except Exception as e:  # of its own, of the network's and of the file system's kinds
         raise ValueError(f'hub:{name}: cannot be fetched ({type(e).__name__}). Check the name, owner/model, and the connection.') from None
 
-# %% ../nbs/06_inference.ipynb #060009
+# %% ../nbs/06_inference.ipynb #060011
 class LanguageClassifier:
     "A spoken-language classifier on onnxruntime, loaded once and used often, from any number of threads"
     def __init__(self,
@@ -52,7 +54,7 @@ class LanguageClassifier:
 
     def __repr__(self): return f'LanguageClassifier({self.path.name}: {", ".join(self.languages)})'
 
-# %% ../nbs/06_inference.ipynb #060010
+# %% ../nbs/06_inference.ipynb #060012
 @patch(cls_method=True)
 def from_pretrained(cls:LanguageClassifier,
     path=None,  # an ONNX file, the folder of a run that was exported, or `hub:owner/model`; None is the shipped model
@@ -61,7 +63,7 @@ def from_pretrained(cls:LanguageClassifier,
     "Open a model; `ValueError` for what is none"
     return cls(_find_model(path), **kwargs)
 
-# %% ../nbs/06_inference.ipynb #060014
+# %% ../nbs/06_inference.ipynb #060016
 WINDOW = 6  # seconds that the network hears at once
 MIN_SECONDS = .5  # anything shorter is `too_short`
 _FLOOR = 1e-4  # a window whose samples stay below this, -80 dB of full scale, is silence
@@ -74,7 +76,7 @@ def log_probabilities(self:LanguageClassifier,
     logits = self.session.run(None, dict(wavs=wav[None], lengths=np.array([len(wav)])))[0][0]/self.temperature
     return logits - np.logaddexp.reduce(logits)
 
-# %% ../nbs/06_inference.ipynb #060017
+# %% ../nbs/06_inference.ipynb #060019
 def _windows(blocks, size):
     "Cut a stream of arrays into windows of `size` samples; a short tail is shared with the window before it"
     rest = np.zeros(0, 'float32')
@@ -84,13 +86,13 @@ def _windows(blocks, size):
     if len(rest) > size: yield rest[:len(rest)//2]; rest = rest[len(rest)//2:]
     if len(rest): yield rest
 
-# %% ../nbs/06_inference.ipynb #060020
+# %% ../nbs/06_inference.ipynb #060022
 def _trimmed(wav):
     "Without digital silence at either end, which would drown the speech when the features are normalised"
     loud = np.flatnonzero(np.abs(wav) > _FLOOR)
     return wav[loud[0]:loud[-1]+1] if len(loud) else wav[:0]
 
-# %% ../nbs/06_inference.ipynb #060022
+# %% ../nbs/06_inference.ipynb #060024
 @patch
 def _hear(self:LanguageClassifier, wav):
     "Log-probabilities of one window; silence is told without the network, None is too short"
@@ -98,6 +100,11 @@ def _hear(self:LanguageClassifier, wav):
     if not len(loud) and 'none' in self.labels: return np.array([0. if l == 'none' else -20. for l in self.labels])
     return self.log_probabilities(loud) if len(loud) >= MIN_SECONDS*SAMPLE_RATE else None
 
+@patch
+def _probability(self:LanguageClassifier, row, label):
+    return float(np.exp(row[self.labels.index(label)])) if label in self.labels else 0.
+
+# %% ../nbs/06_inference.ipynb #060026
 @patch
 def _listen(self:LanguageClassifier, windows, enough):
     "(log-probabilities of all windows (n, labels), seconds heard); stops when `enough` seconds of speech were heard, or settled it"
@@ -110,6 +117,7 @@ def _listen(self:LanguageClassifier, windows, enough):
         if speech >= enough or self._settled([r for r in rows if self._probability(r, 'none') < .5]): break
     return np.array(rows), heard
 
+# %% ../nbs/06_inference.ipynb #060027
 @patch
 def _settled(self:LanguageClassifier, rows, least=4, sure=4.):
     "Whether at least four windows of speech prefer one label to every other, by four standard errors"
@@ -118,11 +126,7 @@ def _settled(self:LanguageClassifier, rows, least=4, sure=4.):
     ahead = np.delete(np.array(rows)[:, [best]] - rows, best, axis=1)
     return bool((ahead.mean(0) > sure*ahead.std(0, ddof=1)/np.sqrt(len(rows))).all())
 
-@patch
-def _probability(self:LanguageClassifier, row, label):
-    return float(np.exp(row[self.labels.index(label)])) if label in self.labels else 0.
-
-# %% ../nbs/06_inference.ipynb #060026
+# %% ../nbs/06_inference.ipynb #060031
 @patch
 def _candidates(self:LanguageClassifier, languages=None, priors=None):
     "(languages, log priors), by their codes; `ValueError` for a language the model does not know or a prior below 0"
@@ -133,7 +137,7 @@ def _candidates(self:LanguageClassifier, languages=None, priors=None):
         raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'): return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
 
-# %% ../nbs/06_inference.ipynb #060029
+# %% ../nbs/06_inference.ipynb #060034
 @patch
 def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     "A `Prediction` from the log-probabilities of windows"
@@ -148,7 +152,7 @@ def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     status = 'no_speech' if speech.max() < .5 else 'unknown_language' if known < self.min_known else 'ok'
     return Prediction({} if status == 'no_speech' else p, status, heard, speech=float(speech.max()), known=known)
 
-# %% ../nbs/06_inference.ipynb #060031
+# %% ../nbs/06_inference.ipynb #060036
 @patch
 def classify(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -164,14 +168,14 @@ def classify(self:LanguageClassifier,
     if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return self._decide(rows, heard, languages, priors)
 
-# %% ../nbs/06_inference.ipynb #060040
+# %% ../nbs/06_inference.ipynb #060045
 @patch
 def _classify_file(self:LanguageClassifier, path, **kwargs):
     "A `Prediction` that knows its path, whatever happens"
     try: return replace(self.classify(path, **kwargs), path=str(path))
     except AudioError as e: return Prediction(status='error', error=str(e), path=str(path))
 
-# %% ../nbs/06_inference.ipynb #060043
+# %% ../nbs/06_inference.ipynb #060048
 _COLUMNS = 'path', 'status', 'language', 'seconds', 'probabilities', 'error'
 
 def _from_line(line, is_json):
@@ -182,6 +186,7 @@ def _from_line(line, is_json):
         return Prediction(d['probabilities'], d['status'], d['seconds'], d['path'], d['error'])
     except (ValueError, KeyError, TypeError, StopIteration, csv.Error): return None
 
+# %% ../nbs/06_inference.ipynb #060049
 def _to_line(p, is_json):
     "A line of a result file"
     d = p.to_dict()
@@ -189,7 +194,7 @@ def _to_line(p, is_json):
     csv.writer(out := io.StringIO(), lineterminator='').writerow([*(d[c] for c in _COLUMNS[:4]), json.dumps(d['probabilities']), d['error']])
     return out.getvalue()
 
-# %% ../nbs/06_inference.ipynb #060045
+# %% ../nbs/06_inference.ipynb #060051
 def _answered(results):
     "{path: Prediction} of a result file; what was cut off at its end is removed"
     path, is_json = Path(results), Path(results).suffix != '.csv'
@@ -201,7 +206,12 @@ def _answered(results):
     found = [_from_line(line, is_json) for line in whole.splitlines()]
     return {p.path: p for p in found if p and p.path != 'path'}
 
-# %% ../nbs/06_inference.ipynb #060047
+# %% ../nbs/06_inference.ipynb #060052
+def _append(results, p):
+    "Add an answer to a result file"
+    with open(results, 'a', encoding='utf-8') as f: f.write(_to_line(p, Path(results).suffix != '.csv') + '\n')
+
+# %% ../nbs/06_inference.ipynb #060054
 @patch
 def classify_files(self:LanguageClassifier,
     paths,  # files
@@ -214,16 +224,18 @@ def classify_files(self:LanguageClassifier,
     paths, kept = list(paths), _answered(results) if results else {}
     self._candidates(kwargs.get('languages'), kwargs.get('priors'))
     answer = lambda path: kept.get(str(path)) or self._classify_file(path, **kwargs)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, open(results or os.devnull, 'a', encoding='utf-8') as out:
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
         answers = pool.map(answer, paths)
         if progress:
             from tqdm.auto import tqdm
             answers = tqdm(answers, total=len(paths), unit='file')
         for p in answers:
-            if p.path not in kept: print(_to_line(p, Path(results or '.jsonl').suffix != '.csv'), file=out, flush=True)
+            if results and p.path not in kept: _append(results, p)
             yield p
+    finally: pool.shutdown(cancel_futures=True)  # whoever stops asking does not wait for the rest
 
-# %% ../nbs/06_inference.ipynb #060051
+# %% ../nbs/06_inference.ipynb #060058
 class Timeline(list):
     "Stretches of a recording in order, (start s, end s, Prediction)"
     def __repr__(self): return '\n'.join(f'{start:8.1f} to {end:8.1f} s  {p}' for start, end, p in self)
@@ -234,9 +246,10 @@ class Timeline(list):
         for start, end, p in self: shares[p.language or p.status] = shares.get(p.language or p.status, 0.) + (end - start)/total
         return dict(sorted(shares.items(), key=lambda x: -x[1]))
 
-# %% ../nbs/06_inference.ipynb #060053
+# %% ../nbs/06_inference.ipynb #060060
 def _clock(seconds): return f'{int(seconds)//3600:02}:{int(seconds)//60%60:02}:{int(seconds)%60:02},{int(round(seconds%1*1000))%1000:03}'
 
+# %% ../nbs/06_inference.ipynb #060062
 @patch
 def to_text(self:Timeline,
     format: str,  # `json`, `csv`, `rttm`, `srt` or `labels` (Audacity's)
@@ -253,7 +266,7 @@ def to_text(self:Timeline,
     else: raise ValueError(f'a timeline can be json, csv, rttm, srt or labels, not {format!r}.')
     return '\n'.join(lines) + '\n'
 
-# %% ../nbs/06_inference.ipynb #060056
+# %% ../nbs/06_inference.ipynb #060065
 def _viterbi(
     scores,  # (windows, states), log-probabilities
     change=6.,  # what a change of state costs, in nats
@@ -268,7 +281,7 @@ def _viterbi(
     for b in back[::-1]: path.append(int(b[path[-1]]))
     return path[::-1]
 
-# %% ../nbs/06_inference.ipynb #060058
+# %% ../nbs/06_inference.ipynb #060067
 def _sliding(blocks, size, step):
     "Windows of `size` samples every `step`; the last one is what is left"
     rest, at = np.zeros(0, 'float32'), 0
@@ -277,27 +290,31 @@ def _sliding(blocks, size, step):
         while len(rest) > size: yield at, rest[:size]; rest, at = rest[step:], at + step
     if len(rest): yield at, rest
 
-# %% ../nbs/06_inference.ipynb #060060
+# %% ../nbs/06_inference.ipynb #060069
 @patch
 def timeline(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
     languages=None,  # the only languages to choose from
     seconds: float = 3.,  # length of a window
+    workers: int = None,  # threads; by default one a core
 ) -> Timeline:  # [(start s, end s, Prediction), ...]
     "Which language is spoken when; stretches follow each other without gaps"
     codes, _ = self._candidates(languages)
     keep = [self.labels.index(l) for l in [*codes, *(set(self.labels) - set(self.languages))]]
     size, rows, ends = int(seconds*SAMPLE_RATE), [], []
-    for at, wav in _sliding(stream_audio(source, rate), size, size//2):
-        rows.append(row if (row := self._hear(wav)) is not None else rows[-1] if rows else None)
-        ends.append((at + (size*3//4 if len(wav) == size else len(wav)))/SAMPLE_RATE)  # a window answers for its middle
+    windows = _sliding(stream_audio(source, rate), size, size//2)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        while some := list(islice(windows, 32)):  # as many as are in memory at once
+            for (at, wav), row in zip(some, pool.map(self._hear, [wav for _, wav in some])):
+                rows.append(row if row is not None else rows[-1] if rows else None)
+                ends.append((at + (size*3//4 if len(wav) == size else len(wav)))/SAMPLE_RATE)  # a window answers for its middle
     if not rows or rows[0] is None: return Timeline((0., e, Prediction(status='too_short', seconds=e)) for e in ends)
     ends[-1] = (at + len(wav))/SAMPLE_RATE
     path, rows = _viterbi(np.array(rows)[:, keep]), np.array(rows)
     return self._stretches(path, rows, ends, codes)
 
-# %% ../nbs/06_inference.ipynb #060061
+# %% ../nbs/06_inference.ipynb #060070
 @patch
 def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     "Join windows of one state into (start, end, Prediction)"
@@ -305,7 +322,7 @@ def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     starts = [0., *ends]
     return Timeline((starts[a], ends[b-1], self._decide(rows[a:b], ends[b-1] - starts[a], codes)) for a, b in zip(cuts, cuts[1:]))
 
-# %% ../nbs/06_inference.ipynb #060063
+# %% ../nbs/06_inference.ipynb #060072
 _COLOURS = dict(zip(['en', 'it', 'fr', 'de', 'gsw'], ['#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7']))  # Okabe and Ito's, told apart by all
 
 @patch
@@ -319,7 +336,7 @@ def plot(self:Timeline, ax=None):
     ax.set(yticks=[], xlabel='s', xlim=(0, self[-1][1]))
     return ax
 
-# %% ../nbs/06_inference.ipynb #060067
+# %% ../nbs/06_inference.ipynb #060076
 class LanguageStream:
     "A running answer to sound that arrives in chunks"
     def __init__(self,
@@ -337,7 +354,7 @@ class LanguageStream:
 
     def __repr__(self): return f'{self.seconds:.1f} s{", done" if self.done else ""}: {self.prediction}'
 
-# %% ../nbs/06_inference.ipynb #060068
+# %% ../nbs/06_inference.ipynb #060077
 @patch
 def feed(self:LanguageStream,
     chunk: np.ndarray,  # (samples,), float, ±1; or int16
@@ -353,6 +370,7 @@ def feed(self:LanguageStream,
     if self.new >= self.every*SAMPLE_RATE: self._answer()
     return self.prediction
 
+# %% ../nbs/06_inference.ipynb #060078
 @patch
 def _answer(self:LanguageStream):
     "Hear the window that is open; close those that are full"
@@ -366,6 +384,7 @@ def _answer(self:LanguageStream):
     self.agreed = [*self.agreed[-2:], self.prediction.language if self.prediction.confidence >= self.sure else None]
     self.done = len(self.agreed) == 3 and self.agreed[0] is not None and len(set(self.agreed)) == 1
 
+# %% ../nbs/06_inference.ipynb #060080
 @patch
 def stream(self:LanguageClassifier,
     rate: int = SAMPLE_RATE,  # Hz of the chunks
@@ -374,7 +393,16 @@ def stream(self:LanguageClassifier,
     "Begin to listen; then `feed` it"
     return LanguageStream(self, rate, **kwargs)
 
-# %% ../nbs/06_inference.ipynb #060074
+# %% ../nbs/06_inference.ipynb #060086
+@patch
+def _mean(self:LanguageClassifier, wav):
+    "Mean log-probabilities over the windows of a recording; `AudioError` where there is too little"
+    rows = [r for w in _windows([wav], WINDOW*SAMPLE_RATE) if (r := self._hear(w)) is not None]
+    if not rows: raise AudioError(f'too short to be explained: give more than {MIN_SECONDS + 1:.1f} s of sound.')
+    row = np.mean(rows, 0)
+    return row - np.logaddexp.reduce(row)
+
+# %% ../nbs/06_inference.ipynb #060088
 @patch
 def explain(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -392,15 +420,7 @@ def explain(self:LanguageClassifier,
     without = [self._mean(np.concatenate([wav[:a], wav[b:]])) for a, b in cuts]
     return [(a/SAMPLE_RATE, b/SAMPLE_RATE, float(odds(whole) - odds(w))) for (a, b), w in zip(cuts, without)]
 
-@patch
-def _mean(self:LanguageClassifier, wav):
-    "Mean log-probabilities over the windows of a recording; `AudioError` where there is too little"
-    rows = [r for w in _windows([wav], WINDOW*SAMPLE_RATE) if (r := self._hear(w)) is not None]
-    if not rows: raise AudioError(f'too short to be explained: give more than {MIN_SECONDS + 1:.1f} s of sound.')
-    row = np.mean(rows, 0)
-    return row - np.logaddexp.reduce(row)
-
-# %% ../nbs/06_inference.ipynb #060076
+# %% ../nbs/06_inference.ipynb #060090
 def plot_explanation(
     wav: np.ndarray,  # (samples,), 16 kHz
     reasons: list,  # of `explain`
@@ -415,7 +435,7 @@ def plot_explanation(
     axes[0].set(yticks=[]); axes[1].set(xlabel='s', ylabel='nats'); axes[1].axhline(0, color='gray', lw=.8)
     return axes
 
-# %% ../nbs/06_inference.ipynb #060079
+# %% ../nbs/06_inference.ipynb #060093
 @lru_cache(maxsize=1)
 def _shipped(): return LanguageClassifier.from_pretrained()
 

@@ -224,6 +224,7 @@ def _stretch(x, rng, amount=.12):
     at = lambda bands: x.gather(2, bands[:, None].expand_as(x))
     return torch.lerp(at(low), at(high), (to - low).clamp(max=1)[:, None])
 
+# %% ../nbs/03_training.ipynb #030036
 def _blot(x, rng):
     "A stretch of time (a sixth at most) and one of bands (a fifth at most) set to the mean, for each clip its own"
     for axis, widest in ((1, x.shape[1]//6), (2, x.shape[2]//5)):
@@ -234,14 +235,14 @@ def _blot(x, rng):
         x = x.masked_fill(out[:, :, None] if axis == 1 else out[:, None], 0.)
     return x
 
-# %% ../nbs/03_training.ipynb #030037
+# %% ../nbs/03_training.ipynb #030039
 def _mix(x, labels, classes, alpha, rng):
     "Each clip with its neighbour, and the probabilities of the classes that are then right (batch, classes)"
     share = torch._sample_dirichlet(torch.full((len(x), 2), alpha), rng)[:, :1]
     right = F.one_hot(labels, classes).float()
     return share[..., None]*x + (1 - share[..., None])*x.roll(1, 0), share*right + (1 - share)*right.roll(1, 0)
 
-# %% ../nbs/03_training.ipynb #030039
+# %% ../nbs/03_training.ipynb #030042
 class _Collator:
     "Cached clips to a batch: one random length, stretched and blotted in training; padding and a mask in evaluation"
     def __init__(self, log_mel, crop=None, change=False, mixup=0., classes=0): store_attr()  # crop: (shortest, longest) in frames
@@ -259,7 +260,7 @@ class _Collator:
         if self.mixup: x, labels = _mix(x, labels, self.classes, self.mixup, rng)
         return dict(input_features=x, attention_mask=mask, labels=labels)
 
-# %% ../nbs/03_training.ipynb #030042
+# %% ../nbs/03_training.ipynb #030045
 def metrics(
     logits,  # (clips, labels)
     labels,  # (clips,), class numbers
@@ -270,14 +271,14 @@ def metrics(
     scores = dict(f1=f1_score, iou=jaccard_score, precision=precision_score, recall=recall_score)
     return {name: float(score(labels, guess, **how)) for name, score in scores.items()}
 
-# %% ../nbs/03_training.ipynb #030045
+# %% ../nbs/03_training.ipynb #030048
 def _by_class(logits, truth, labels):
     "F1 of each class that occurs"
     classes = np.unique(truth)
     scores = f1_score(truth, np.argmax(logits, 1), labels=classes, average=None, zero_division=0)
     return {f'f1_{labels[c]}': float(f1) for c, f1 in zip(classes, scores)}
 
-# %% ../nbs/03_training.ipynb #030054
+# %% ../nbs/03_training.ipynb #030057
 def _network(config):
     "The network of the config, and its log-mel"
     weights = [config.class_weights.get(l, 1.) for l in config.labels] if config.class_weights else None
@@ -286,14 +287,14 @@ def _network(config):
     else: net = SpokenLanguageClassifier((SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config)(**about))
     return net, LogMel(net.config.num_mel_bins, net.config.low_freq, net.config.high_freq)
 
-# %% ../nbs/03_training.ipynb #030057
+# %% ../nbs/03_training.ipynb #030060
 def _cached(config, manifest, mel, change=None, copies=1):
     "The cache of a manifest's features"
     key = f'{mel.mel.shape} {mel.mel.sum():.3f}'
     dataset = AudioDataset(manifest, config.labels, change, seed=config.seed)
     return cache_features(dataset, mel.fbank, Path(config.workspace)/'cache', copies, config.workers, key)
 
-# %% ../nbs/03_training.ipynb #030059
+# %% ../nbs/03_training.ipynb #030062
 def _training_set(config, df, train, mel):
     "(data set, index in `train` of each of its clips)"
     noises = [load_audio(a) for a in train[train.language == 'none'].audio]
@@ -306,7 +307,7 @@ def _training_set(config, df, train, mel):
     crop = int(100*config.crop_seconds[1]) if config.crop_seconds else None
     return _TrainingSet(caches, rows, crop), np.concatenate(clips)
 
-# %% ../nbs/03_training.ipynb #030061
+# %% ../nbs/03_training.ipynb #030064
 def _draws(config, dataset, train, clips):
     "How the training set is drawn"
     weights = lengths = None
@@ -316,7 +317,7 @@ def _draws(config, dataset, train, clips):
     if config.group_by_length: lengths = np.array([dataset.caches[c].frames[i] for c, i in dataset.rows])
     return _Draws(len(dataset), weights, lengths, config.batch_size, config.seed)
 
-# %% ../nbs/03_training.ipynb #030064
+# %% ../nbs/03_training.ipynb #030067
 def _training_arguments(config, run):
     "Our decisions in the Trainer's words"
     rate = dict(learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay)
@@ -331,7 +332,7 @@ def _training_arguments(config, run):
     return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **length, **when, **best, **batch, **compute, seed=config.seed,
         logging_steps=min(50, every), report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
 
-# %% ../nbs/03_training.ipynb #030067
+# %% ../nbs/03_training.ipynb #030070
 class _Trainer(Trainer):
     "Transformers' Trainer with our draws, whole clips in evaluation, and no half-written checkpoints"
     def __init__(self, *args, draws, eval_collator, encoder_learning_rate=0., **kwargs):
@@ -347,7 +348,7 @@ class _Trainer(Trainer):
 
     get_test_dataloader = get_eval_dataloader  # for `predict`
 
-# %% ../nbs/03_training.ipynb #030069
+# %% ../nbs/03_training.ipynb #030072
 @patch
 def create_optimizer(self:_Trainer, model=None):
     "AdamW, the encoder in a group of its own"
@@ -367,7 +368,7 @@ def _save_checkpoint(self:_Trainer, model, trial):
         shutil.rmtree(torn, ignore_errors=True)
         raise OSError(f'{torn}: cannot be written ({e}). Free some space, then go on with: spoken_lang train --run {torn.parent.parent}') from e
 
-# %% ../nbs/03_training.ipynb #030072
+# %% ../nbs/03_training.ipynb #030075
 class _Guard(TrainerCallback):
     "Save and stop at Ctrl-C, stop before a gradient that is no number, and freeze the encoder for a while"
     def __init__(self, freeze_epochs=0.): self.freeze_epochs, self.stopped = freeze_epochs, False
@@ -388,7 +389,7 @@ class _Guard(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.stopped: control.should_save = control.should_training_stop = True
 
-# %% ../nbs/03_training.ipynb #030075
+# %% ../nbs/03_training.ipynb #030078
 def _is_whole(checkpoint):
     "Whether all parts of a checkpoint can be read; PyTorch's own are zip files, with checksums"
     try:
@@ -404,7 +405,7 @@ def _last_checkpoint(run):
         if _is_whole(c): return c
         print(f'left out: {c.name} is broken')
 
-# %% ../nbs/03_training.ipynb #030078
+# %% ../nbs/03_training.ipynb #030081
 @patch
 def go_on(self:_Trainer, checkpoint=None):
     "Train, from a checkpoint on where there is one; a run that had come to its end is only put together again"
@@ -413,14 +414,14 @@ def go_on(self:_Trainer, checkpoint=None):
     self.state = state
     self._load_best_model()
 
-# %% ../nbs/03_training.ipynb #030081
+# %% ../nbs/03_training.ipynb #030084
 def _misheard(logits, truth, n=3):
     "The clips that were got wrong with the greatest confidence"
     p = torch.tensor(logits).softmax(1).numpy()
     wrong = np.flatnonzero(p.argmax(1) != truth)
     return wrong[np.argsort(-p.max(1)[wrong])][:n]
 
-# %% ../nbs/03_training.ipynb #030083
+# %% ../nbs/03_training.ipynb #030086
 class _Board(TrainerCallback):
     "Scores for the Trainer, and pictures and sounds for TensorBoard"
     def __init__(self, writer, labels, audio): store_attr()  # audio: where the held-out clips are
@@ -440,7 +441,7 @@ class _Board(TrainerCallback):
             self.writer.add_text(f'misheard/{n}', said, state.global_step)
             self.writer.add_audio(f'misheard/{n}', load_audio(self.audio[i]), state.global_step, SAMPLE_RATE)
 
-# %% ../nbs/03_training.ipynb #030086
+# %% ../nbs/03_training.ipynb #030089
 def _versions():
     "What the run was made with"
     git = dict(cwd=Path(spoken_lang.__file__).parent, capture_output=True, text=True, check=True)
@@ -458,7 +459,7 @@ def _record(run, config, train, valid):
     for name, df in dict(train=train, valid=valid).items():
         df.assign(audio=[a if isinstance(a, str) else '' for a in df.audio]).to_csv(run/f'{name}.csv', index=False)
 
-# %% ../nbs/03_training.ipynb #030089
+# %% ../nbs/03_training.ipynb #030092
 def _prepare(config, run, df, train, valid):
     "(trainer, guard) of a run"
     with PartialState().main_process_first():  # the others find the caches
@@ -476,7 +477,7 @@ def _prepare(config, run, df, train, valid):
         callbacks=watchers, encoder_learning_rate=config.encoder_learning_rate,
         processing_class=SpokenLanguageFeatureExtractor(c.num_mel_bins, low_freq=c.low_freq, high_freq=c.high_freq)), guard
 
-# %% ../nbs/03_training.ipynb #030091
+# %% ../nbs/03_training.ipynb #030094
 def _finish(trainer, run, valid):
     "Write the network, its answers to the held-out clips, and its figures"
     trainer.save_model(run/'model')
@@ -487,14 +488,14 @@ def _finish(trainer, run, valid):
     figures = answers.metrics | dict(best=trainer.state.best_metric, step=trainer.state.best_global_step)
     (run/'metrics.json').write_text(json.dumps(figures, indent=1))
 
-# %% ../nbs/03_training.ipynb #030093
+# %% ../nbs/03_training.ipynb #030096
 def _run_folder(config, run=None):
     "The folder of a run, the same in all processes"
     if run and not (Path(run)/'config.yml').exists():
         raise ValueError(f'{run}: not the folder of a run, which has a config.yml. Name one in {config.workspace}, or leave it out to begin anew.')
     return Path(broadcast_object_list([str(run or Path(config.workspace)/time.strftime('%Y-%m-%d_%H-%M-%S'))])[0])
 
-# %% ../nbs/03_training.ipynb #030095
+# %% ../nbs/03_training.ipynb #030098
 def split_data(
     config: TrainConfig,
     df: pd.DataFrame,  # a manifest, of `read_data`
@@ -503,7 +504,7 @@ def split_data(
     if config.splits: return keep_splits(df, config.splits, config.split_by, config.valid, config.valid, config.seed)
     return dict(zip(('train', 'valid'), split_by_group(df, config.split_by, config.valid, config.seed)))
 
-# %% ../nbs/03_training.ipynb #030097
+# %% ../nbs/03_training.ipynb #030100
 def train(
     config: TrainConfig,
     run=None,  # the folder of an earlier run, to go on with it

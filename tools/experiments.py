@@ -9,8 +9,7 @@ import dataclasses, hashlib, json, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd
 from sklearn.metrics import f1_score
-from spoken_lang.data import split_by_group
-from spoken_lang.data import _names
+from spoken_lang.data import _names, split_by_group
 from spoken_lang.training import read_config, read_data, train
 
 OUT, WORK, STEPS = Path('nbs/results/starter/experiments'), Path('workspace/experiments'), 600
@@ -29,6 +28,7 @@ CHANGES = {  # name: (what is other than in the base, in words; in keys of the c
     'smoothing': ('label smoothing 0.15', dict(label_smoothing=.15)),
     'long-crops': ('crops of 3 to 5 s', dict(crop_seconds=[3., 5.])),
     'narrow': ('96 channels', dict(model=dict(hidden_size=96))),
+    'long': ('four times as many steps', dict(steps=4*STEPS, eval_every=4*STEPS)),
     'half-vox': ('VoxLingua107 a sixth of the draws', dict(source_shares={'voxlingua107-dev': .15})),
 }
 
@@ -80,7 +80,7 @@ def main(*names):
         if not (cache := Path(config.workspace)/'cache').exists(): cache.symlink_to(Path('workspace/cache').resolve())
         start, run = time.process_time(), train(config)
         size = sum(p.stat().st_size for p in (run/'model').glob('*.safetensors'))/4e6
-        result = dict(change=words, keys=changes, steps=STEPS, seed=config.seed, million_weights=round(size, 2),
+        result = dict(change=words, keys=changes, steps=config.steps, seed=config.seed, million_weights=round(size, 2),
                       cpu_minutes=round((time.process_time() - start)/60, 1), **figures(run, config.labels))
         (OUT/f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
         print(name, result, flush=True)
