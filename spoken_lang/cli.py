@@ -73,6 +73,7 @@ def predict(
     if not paths: raise ValueError('predict what? Name files or folders, e.g. spoken_lang predict nbs/samples')
     formats = ('table', 'json', 'csv') + (('rttm', 'srt', 'labels') if timeline else ())
     if format not in formats: raise ValueError(f'--format must be one of {", ".join(formats)}, not {format!r}.')
+    if timeline and results: raise ValueError('--results keeps answers, and no timelines. Leave out one of the two.')
     from spoken_lang.inference import LanguageClassifier
     clf = LanguageClassifier.from_pretrained(model)
     if timeline: return _timelines(clf, _files(paths), languages, format)
@@ -86,13 +87,15 @@ def predict(
 # %% ../nbs/09_cli.ipynb #090019
 def _timelines(clf, paths, languages, format):
     "A line for each stretch of each file"
-    from spoken_lang.inference import Timeline
     bad = False
     if format == 'csv': print(_header(clf.languages, timeline=True))
     for path in paths:
         try: stretches = clf.timeline(path, languages=languages)
-        except AudioError as e: stretches, bad = Timeline([(0., 0., Prediction(status='error', error=str(e)))]), True
-        if format in ('rttm', 'srt', 'labels'): print(stretches.to_text(format, path.stem), end=''); continue
+        except AudioError as e: stretches, bad = [(0., 0., Prediction(status='error', error=str(e)))], True
+        if format in ('rttm', 'srt', 'labels'):  # which have no place for an error
+            if stretches[0][2].status == 'error': print(f'spoken_lang: {stretches[0][2].error}', file=sys.stderr)
+            else: print(stretches.to_text(format, path.stem), end='')
+            continue
         for start, end, p in stretches: print(_row(replace(p, path=str(path)), format, clf.languages, (start, end)), flush=True)
     if bad: raise SystemExit(1)
 
@@ -169,7 +172,8 @@ def _eval_run(config, run=None, **changes):
     drawn = read_config(run/'config.yml')  # the split is the run's own
     if not settings.onnx_runtime: return print((run/'metrics.json').read_text())
     if not (run/'model.onnx').exists(): export_run(run)
-    held_out = list(split_data(drawn, read_data(drawn)).values())[-1]  # the test part where one is kept
+    parts = split_data(drawn, read_data(drawn))
+    held_out = parts.get('test', parts['valid'])  # the test part where one is kept
     _show(evaluate(LanguageClassifier.from_pretrained(run).classify, held_out))
 
 # %% ../nbs/09_cli.ipynb #090028
@@ -209,7 +213,8 @@ def audit(
     if data: changes['data'] = str(data).split(',')
     elif not config: raise ValueError('audit what? Name a folder, a CSV or shards, or a config: spoken_lang data audit --config config.yml')
     settings = read_config(config, **changes)
-    found = audit_splits(*list(split_data(settings, read_data(settings, complete=False)).values())[:2], workers=workers)
+    parts = split_data(settings, read_data(settings, complete=False))
+    found = audit_splits(parts['train'], parts['valid'], workers=workers)
     print(found[['check', 'found', 'chance', 'advice']].to_string(index=False, na_rep=''))
     if found.bad.any(): sys.exit(1)
 
@@ -232,12 +237,14 @@ def quantize(
     data=None,  # for the static ways: recordings to take scales from, a folder (one sub-folder a language), a CSV or shards
 ):
     "Write a smaller file beside `RUN/model.onnx`"
-    from spoken_lang.inference import load_audio
+    from spoken_lang.core import load_audio
+    from spoken_lang.inference import LanguageClassifier
     from spoken_lang.quantization import quantize
     from spoken_lang.training import read_config, read_data
     wavs = None
     if data:
-        clips = read_data(read_config(data=str(data).split(',')), complete=False)
+        config = read_config(data=str(data).split(','), labels=LanguageClassifier.from_pretrained(run).labels)
+        clips = read_data(config, complete=False)
         clips = clips.sample(frac=1, random_state=0).groupby('language').head(20)
         wavs = [load_audio(a)[:160_000] for a in clips.audio]
     print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{how}.onnx', how, wavs))

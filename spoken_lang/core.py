@@ -8,6 +8,7 @@ __all__ = ['LANGUAGES', 'SAMPLE_RATE', 'STATUSES', 'Language', 'find_language', 
 
 # %% ../nbs/00_core.ipynb #000004
 import difflib, io, os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,26 +194,32 @@ def spread_windows(
     source,  # a path, bytes or a file object
     seconds: float,  # length of a window
     n: int,  # how many
-) -> list:  # of float32 arrays, (samples,), 16 kHz mono, as a generator; None where the recording is short or cannot be jumped in
+) -> Iterator | None:  # of float32 arrays, (samples,), 16 kHz mono; None where the recording is short or cannot be jumped in
     "Windows from all over a long recording"
-    if isinstance(source, tuple) or isinstance(source, list) or hasattr(source, '__array__'): return None
+    if isinstance(source, (tuple, list)) or hasattr(source, '__array__'): return None
     file, name = _opened(source)
     if not _for_soundfile(file): return None
     try: f = sf.SoundFile(file)
     except sf.LibsndfileError: return None
-    if f.seekable() and f.frames/f.samplerate >= 2*n*seconds: return _jumping(f, name, seconds, n)
+    if f.frames/f.samplerate >= 2*n*seconds and _reaches_its_end(f): return _jumping(f, name, seconds, n)
     f.close()
     if hasattr(file, 'seek'): file.seek(0)
 
-def _jumping(file, name, seconds, n):
+def _reaches_its_end(f):
+    "Whether one can jump to the end that the header promises; not where a file was cut off"
+    try: return f.seekable() and f.seek(f.frames - 1) == f.frames - 1 and len(f.read(1)) == 1
+    except sf.LibsndfileError: return False
+
+# %% ../nbs/00_core.ipynb #000051
+def _jumping(f, name, seconds, n):
     "Windows of an open SoundFile"
-    with file as f:
+    with f:
         for at in (np.arange(n)*.618034 % 1)*(f.frames/f.samplerate - seconds):
-            f.seek(int(at*f.samplerate))
-            block = f.read(int(seconds*f.samplerate), dtype='float32', always_2d=True)
+            try: f.seek(int(at*f.samplerate)); block = f.read(int(seconds*f.samplerate), dtype='float32', always_2d=True)
+            except sf.LibsndfileError as e: raise AudioError(f'{name}: breaks off within ({_reason(e)}). Export it again from its source.') from None
             yield np.concatenate(list(_resampled([(block, f.samplerate)], name)))
 
-# %% ../nbs/00_core.ipynb #000068
+# %% ../nbs/00_core.ipynb #000069
 STATUSES = dict(ok='', no_speech='no speech heard', too_short='too short to tell',
                 unknown_language='none of these languages', error='not read')
 
@@ -221,7 +228,7 @@ def _bar(p, width=8):
     full, eighth = divmod(round(p*width*8), 8)
     return '█'*full + ('▏▎▍▌▋▊▉'[eighth-1] if eighth else '')
 
-# %% ../nbs/00_core.ipynb #000070
+# %% ../nbs/00_core.ipynb #000071
 @dataclass(frozen=True, repr=False)
 class Prediction:
     "Which language is spoken, how surely, and if none can be named, why"
@@ -239,10 +246,10 @@ class Prediction:
     def confidence(self): return self.probabilities.get(self.language, 0.)  # its probability
     def top_k(self, k): return list(self.probabilities.items())[:k]  # the k most probable, [(code, p), ...]
 
-# %% ../nbs/00_core.ipynb #000073
+# %% ../nbs/00_core.ipynb #000074
 from fastcore.basics import patch
 
-# %% ../nbs/00_core.ipynb #000074
+# %% ../nbs/00_core.ipynb #000075
 def _name(code): return LANGUAGES[code].name if code in LANGUAGES else code
 
 @patch
@@ -251,7 +258,7 @@ def __repr__(self:Prediction):
     bars = ' | '.join(f'{_name(c)} {_bar(p)} {p:.2f}' for c, p in list(self.probabilities.items())[:3] if p >= .005)
     return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
 
-# %% ../nbs/00_core.ipynb #000076
+# %% ../nbs/00_core.ipynb #000077
 @patch
 def _repr_html_(self:Prediction):
     import html
@@ -261,7 +268,7 @@ def _repr_html_(self:Prediction):
     rows = ''.join(row.format(html.escape(_name(c)), 100*p, p) for c, p in self.probabilities.items())
     return f'{head}<table>{rows}</table>'
 
-# %% ../nbs/00_core.ipynb #000078
+# %% ../nbs/00_core.ipynb #000079
 @patch
 def to_dict(self:Prediction):  # a dictionary that `json` can write
     "Everything the prediction knows, in plain types and fixed order"

@@ -358,7 +358,8 @@ def keep_splits(
         for f in files.values(): f.with_suffix('.part').replace(f)
     kept = {part: pd.read_csv(f, dtype=dict(clip=str)) for part, f in files.items()}
     _same_clips(manifest, pd.concat(kept.values()), folder)
-    return {part: manifest[_names(manifest).isin(df['clip'])] for part, df in kept.items()}
+    part_of = {clip: part for part in ('test', 'valid', 'train') for clip in kept[part]['clip']}  # a file that is there twice: one side
+    return {part: manifest[_names(manifest).map(part_of) == part] for part in kept}
 
 # %% ../nbs/01_data.ipynb #010091
 def change_speed(wav, rng):
@@ -524,6 +525,8 @@ def audit_splits(
     loader = DataLoader(df.audio.tolist(), batch_size=8, num_workers=workers, collate_fn=_examine_all)
     seen = [s for batch in tqdm(loader, desc='audit', unit='batch') for s in batch]
     kept = np.flatnonzero([s is not None for s in seen])
+    if lost := len(seen) - len(kept): tqdm.write(f'left out: {lost} clips that cannot be read or are shorter than 0.25 s')
+    if not 0 < (kept < len(train)).sum() < len(kept): raise ValueError('audit: no clip that can be heard on one of the two sides.')
     prints, side = torch.stack([seen[i][0] for i in kept]), kept < len(train)
     twins = _twins(prints[~side], prints[side], alike)
     rows.append(('same sound', len(twins), bool(twins), [df.recording[kept[~side][i]] for i, _ in twins[:1]], 'remove the copies'))
@@ -579,17 +582,23 @@ def collate(
     return dict(wavs=wavs, lengths=lengths, labels=torch.tensor([c['label'] for c in clips]))
 
 # %% ../nbs/01_data.ipynb #010152
+def _source(change):
+    "The source of a function, or what it is called where there is none"
+    try: return inspect.getsource(change)
+    except (OSError, TypeError): return getattr(change, '__name__', str(change))
+
+# %% ../nbs/01_data.ipynb #010154
 def _fingerprint(dataset, key):
     "A hash of the clips, their labels and what is done to them"
     change = getattr(dataset.change, 'func', dataset.change)  # behind a partial
-    h = hashlib.md5(f'{key} {change and inspect.getsource(change)} {dataset.samples} {dataset.seed}'.encode())
+    h = hashlib.md5(f'{key} {_source(change)} {dataset.samples} {dataset.seed}'.encode())
     for noise in getattr(dataset.change, 'keywords', {}).get('noises', ()): h.update(noise.tobytes())
     for audio, label in zip(dataset.audio, dataset.labels):
         h.update(audio if isinstance(audio, bytes) else str(audio).encode())
         h.update(bytes([label]))
     return h.hexdigest()[:16]
 
-# %% ../nbs/01_data.ipynb #010154
+# %% ../nbs/01_data.ipynb #010156
 class _OrReason(Dataset):
     "A data set that gives the reason in place of a clip that cannot be read"
     def __init__(self, dataset): self.dataset = dataset
@@ -598,7 +607,7 @@ class _OrReason(Dataset):
         try: return i, self.dataset[i]
         except AudioError as e: return i, str(e)
 
-# %% ../nbs/01_data.ipynb #010156
+# %% ../nbs/01_data.ipynb #010158
 def _write_features(dataset, fbank, path, copies, workers):
     "Append features as float16; give where each clip lies"
     index = dict(offsets=[], frames=[], labels=[], clips=[], bins=0)
@@ -620,7 +629,7 @@ def _append(f, index, fbank, clips):
         f.write(x[:n].numpy().astype('float16').tobytes())
         index['bins'] = x.shape[1]
 
-# %% ../nbs/01_data.ipynb #010158
+# %% ../nbs/01_data.ipynb #010160
 def cache_features(
     dataset: AudioDataset,  # clips, changed anew for each copy
     fbank,  # (wavs (batch, samples), lengths (batch,)) → (features (batch, frames, bins), lengths (batch,) in frames)
@@ -638,7 +647,7 @@ def cache_features(
     (unfinished/'index.json').write_text(json.dumps(index))
     return unfinished.rename(folder)
 
-# %% ../nbs/01_data.ipynb #010159
+# %% ../nbs/01_data.ipynb #010161
 class FeatureDataset(Dataset):
     "A cache as a data set of `{'features': (frames, bins), 'label': int}`"
     def __init__(self,

@@ -16,6 +16,7 @@ import numpy as np, onnxruntime as ort, soxr
 import spoken_lang.core
 from fastcore.basics import patch
 from .core import SAMPLE_RATE, AudioError, Prediction, find_language, load_audio, name_of, spread_windows, stream_audio
+from .core import _from_array, _to_mono
 
 # %% ../nbs/06_inference.ipynb #060007
 def _find_model(path):
@@ -178,33 +179,37 @@ def _classify_file(self:LanguageClassifier, path, **kwargs):
 # %% ../nbs/06_inference.ipynb #060048
 _COLUMNS = 'path', 'status', 'language', 'seconds', 'probabilities', 'error'
 
-def _from_line(line, is_json):
-    "The `Prediction` of a line of a result file; None for a line that was cut off"
-    try:
-        d = json.loads(line) if is_json else dict(zip(_COLUMNS, next(csv.reader([line])), strict=True))
-        if not is_json: d |= dict(probabilities=json.loads(d['probabilities']), seconds=float(d['seconds']), error=d['error'] or None)
-        return Prediction(d['probabilities'], d['status'], d['seconds'], d['path'], d['error'])
-    except (ValueError, KeyError, TypeError, StopIteration, csv.Error): return None
+def _from_json(line):
+    "The `Prediction` of a line of JSON; None for one that was cut off"
+    try: return Prediction(**{k: (d := json.loads(line))[k] for k in ('probabilities', 'status', 'seconds', 'path', 'error')})
+    except (ValueError, KeyError, TypeError): return None
+
+def _from_row(row):
+    "The `Prediction` of a row of CSV; None for the header and for one that was cut off"
+    try: path, status, _, seconds, probabilities, error = row
+    except ValueError: return None
+    try: return Prediction(json.loads(probabilities), status, float(seconds), path, error or None)
+    except ValueError: return None
 
 # %% ../nbs/06_inference.ipynb #060049
 def _to_line(p, is_json):
     "A line of a result file"
     d = p.to_dict()
     if is_json: return json.dumps(d, ensure_ascii=False)
-    csv.writer(out := io.StringIO(), lineterminator='').writerow([*(d[c] for c in _COLUMNS[:4]), json.dumps(d['probabilities']), d['error']])
-    return out.getvalue()
+    csv.writer(out := io.StringIO(), lineterminator='\r\n').writerow([*(d[c] for c in _COLUMNS[:4]), json.dumps(d['probabilities']), d['error']])
+    return out.getvalue()[:-2]
 
 # %% ../nbs/06_inference.ipynb #060051
 def _answered(results):
     "{path: Prediction} of a result file; what was cut off at its end is removed"
-    path, is_json = Path(results), Path(results).suffix != '.csv'
+    path, is_json = Path(str(results)), Path(str(results)).suffix != '.csv'
     if path.suffix not in ('.jsonl', '.csv'): raise ValueError(f'{path}: results go to a .jsonl or a .csv file.')
     if not path.exists(): path.write_text('' if is_json else ','.join(_COLUMNS) + '\n')
     text = path.read_text(encoding='utf-8')
     whole = text[:text.rfind('\n') + 1]
     if whole != text: path.write_text(whole, encoding='utf-8')
-    found = [_from_line(line, is_json) for line in whole.splitlines()]
-    return {p.path: p for p in found if p and p.path != 'path'}
+    found = map(_from_json, whole.split('\n')) if is_json else map(_from_row, csv.reader(io.StringIO(whole, newline='')))
+    return {p.path: p for p in found if p}
 
 # %% ../nbs/06_inference.ipynb #060052
 def _append(results, p):
@@ -247,7 +252,10 @@ class Timeline(list):
         return dict(sorted(shares.items(), key=lambda x: -x[1]))
 
 # %% ../nbs/06_inference.ipynb #060060
-def _clock(seconds): return f'{int(seconds)//3600:02}:{int(seconds)//60%60:02}:{int(seconds)%60:02},{int(round(seconds%1*1000))%1000:03}'
+def _clock(seconds):
+    "Seconds as `hh:mm:ss,mmm`"
+    whole, ms = divmod(round(1000*seconds), 1000)
+    return f'{whole//3600:02}:{whole//60%60:02}:{whole%60:02},{ms:03}'
 
 # %% ../nbs/06_inference.ipynb #060062
 @patch
@@ -300,6 +308,7 @@ def timeline(self:LanguageClassifier,
     workers: int = None,  # threads; by default one a core
 ) -> Timeline:  # [(start s, end s, Prediction), ...]
     "Which language is spoken when; stretches follow each other without gaps"
+    if not seconds >= 2*MIN_SECONDS: raise ValueError(f'a window must be {2*MIN_SECONDS:g} s or longer, not {seconds!r}.')
     codes, _ = self._candidates(languages)
     keep = [self.labels.index(l) for l in [*codes, *(set(self.labels) - set(self.languages))]]
     size, rows, ends = int(seconds*SAMPLE_RATE), [], []
@@ -347,7 +356,8 @@ class LanguageStream:
         **kwargs,  # `languages` and `priors`, see `classify`
     ):
         clf._candidates(**kwargs)
-        self.clf, self.every, self.sure, self.kwargs = clf, every, sure, kwargs
+        _from_array([], rate)  # objects to a rate that is none
+        self.clf, self.rate, self.every, self.sure, self.kwargs = clf, rate, every, sure, kwargs
         self.resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
         self.rows, self.wav, self.new, self.seconds, self.agreed, self.done = [], np.zeros(0, 'float32'), 0, 0., [], False
         self.prediction = Prediction(status='too_short')
@@ -357,13 +367,10 @@ class LanguageStream:
 # %% ../nbs/06_inference.ipynb #060077
 @patch
 def feed(self:LanguageStream,
-    chunk: np.ndarray,  # (samples,), float, ±1; or int16
+    chunk: np.ndarray,  # (samples,) or (samples, channels), of any number type
 ) -> Prediction:  # the answer so far
     "Hear some more"
-    chunk = np.asarray(chunk)
-    if chunk.ndim != 1: raise AudioError(f'a chunk must be one channel, (samples,), not of shape {chunk.shape}.')
-    chunk = chunk.astype('float32')/(2**15 if chunk.dtype == np.int16 else 1)
-    if not np.isfinite(chunk).all(): raise AudioError('the stream holds NaN or infinite samples.')
+    chunk = _to_mono(_from_array(chunk, self.rate), 'the stream')
     if self.resampler: chunk = self.resampler.resample_chunk(chunk)
     self.wav, self.new = np.concatenate([self.wav, chunk]), self.new + len(chunk)
     self.seconds += len(chunk)/SAMPLE_RATE

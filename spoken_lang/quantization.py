@@ -10,7 +10,7 @@ import io, json, logging, tempfile, time, warnings
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-import numpy as np, onnx, onnxruntime as ort
+import numpy as np, onnx, onnxruntime as ort, pandas as pd
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -154,9 +154,9 @@ def train_rounded(
     from spoken_lang.training import _finish, _prepare, _record, read_config, read_data, split_data
     run, folder = Path(run), Path(run)/'rounded'
     config = dataclasses.replace(read_config(run/'config.yml'), steps=steps, learning_rate=learning_rate, eval_every=steps)
-    train, valid = list(split_data(config, df := read_data(config)).values())[:2]
-    _record(folder, config, train, valid)
-    trainer, _ = _prepare(config, folder, df, train, valid)
+    parts = split_data(config, df := read_data(config))
+    _record(folder, config, parts['train'], parts['valid'])
+    trainer, _ = _prepare(config, folder, df, parts['train'], parts['valid'])
     trainer.model.load_state_dict(load_file(run/'model'/'model.safetensors'))
     round_in_training(trainer.model)
     trainer.args.load_best_model_at_end = False
@@ -164,7 +164,7 @@ def train_rounded(
     plain = type(trainer.model)(trainer.model.config)
     plain.load_state_dict(_unrounded(trainer.model))
     trainer.model = trainer.model_wrapped = plain.eval()
-    _finish(trainer, folder, valid)
+    _finish(trainer, folder, parts['valid'])
     return folder
 
 # %% ../nbs/07_quantization.ipynb #070038
@@ -216,9 +216,8 @@ def run_study(
 # %% ../nbs/07_quantization.ipynb #070043
 def load_study(
     path,  # a file of `run_study`
-):  # a DataFrame, a row for each way
+) -> pd.DataFrame:  # a row for each way
     "The table of a study"
-    import pandas as pd
     found = json.loads(Path(path).read_text())
     found.pop('about')
     return pd.DataFrame(found).T

@@ -515,7 +515,8 @@ def train(
     if config.threads: torch.set_num_threads(config.threads)
     folder = _run_folder(config, run)
     df = read_data(config)
-    train, valid = list(split_data(config, df).values())[:2]
+    parts = split_data(config, df)
+    train, valid = parts['train'], parts['valid']
     if process.is_main_process and not run: _record(folder, config, train, valid)
     trainer, guard = _prepare(config, folder, df, train, valid)
     earlier = signal.signal(signal.SIGINT, guard.stop) if threading.current_thread() is threading.main_thread() else None

@@ -8,8 +8,8 @@ Every run has the same steps, seed and held-out clips. `04_evaluation` shows the
 import dataclasses, hashlib, json, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd
-from sklearn.metrics import f1_score
 from spoken_lang.data import _names, split_by_group
+from spoken_lang.evaluation import Report
 from spoken_lang.training import read_config, read_data, train
 
 OUT, WORK, STEPS = Path('nbs/results/starter/experiments'), Path('workspace/experiments'), 600
@@ -46,13 +46,6 @@ def split(df, config):
         rows.drop(columns='audio').assign(clip=_names(rows)).to_csv(WORK/'split'/f'{part}.csv', index=False)
 
 
-def interval(score, recordings, n=1000):
-    "95 % interval of a score over rows, from drawing recordings anew"
-    rows, rng = [np.flatnonzero(recordings == r) for r in np.unique(recordings)], np.random.default_rng(0)
-    scores = [score(np.concatenate([rows[k] for k in rng.integers(len(rows), size=len(rows))])) for _ in range(n)]
-    return [round(float(q), 3) for q in np.quantile(scores, [.025, .975])]
-
-
 def figures(run, labels):
     "Figures of the four languages with human sources, five-way, on VoxLingua107 and, as the mean over languages and sources, on the rest"
     found, valid = np.load(run/'valid.npz'), pd.read_csv(run/'valid.csv')
@@ -60,11 +53,12 @@ def figures(run, labels):
     surprise = np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, truth.clip(max=4)[:, None], 1)[:, 0]
     human = (truth < 4) & (valid.kind.values == 'human')
     vox, rest = (human & (valid.source == 'voxlingua107-dev').values, human & valid.source.isin(SOURCES).values)
-    f1 = lambda rows: f1_score(truth[vox][rows], logits[vox][rows].argmax(1), labels=range(4), average='macro', zero_division=0)
+    names = np.array(labels)
+    report = Report(pd.DataFrame(dict(language=names[truth[vox]], answer=names[logits[vox].argmax(1)], recording=valid.recording.values[vox])))
     others = pd.DataFrame(dict(right=logits.argmax(1) == truth, surprise=surprise, language=[labels[t] for t in truth], source=valid.source))[rest]
     mean = others.groupby(['language', 'source'])[['right', 'surprise']].mean().groupby('language').mean()
-    return dict(n=int(vox.sum()), f1=round(f1(slice(None)), 3), interval=interval(f1, valid.recording.values[vox]), nll=round(float(surprise[vox].mean()), 3),
-                n_others=int(rest.sum()), recall_others=round(mean.right.mean(), 3), nll_others=round(mean.surprise.mean(), 3))
+    return dict(n=int(vox.sum()), f1=report.figures()['f1'], interval=report.interval(), nll=round(float(surprise[vox].mean()), 3),
+                n_others=int(rest.sum()), recall_others=round(float(mean.right.mean()), 3), nll_others=round(float(mean.surprise.mean()), 3))
 
 
 def main(*names):
