@@ -219,17 +219,31 @@ def audit(
     if found.bad.any(): sys.exit(1)
 
 # %% ../nbs/09_cli.ipynb #090031
+def _demo_models(config):
+    "What a config offers to the demo: what it names, and the exported runs of its workspace, the newest first"
+    if not config: return []
+    import yaml
+    try: keys = yaml.safe_load(Path(config).read_text(encoding='utf-8')) or {}
+    except (yaml.YAMLError, UnicodeDecodeError): raise ValueError(f'{config}: not YAML. Give a file like config.yml.') from None
+    if not isinstance(keys, dict): raise ValueError(f'{config}: holds no keys. Give a file like config.yml.')
+    runs = sorted(Path(keys.get('workspace') or 'workspace').glob('*/model.onnx'), reverse=True)
+    return list(keys.get('demo_models') or []) + [str(r.parent) for r in runs]
+
+# %% ../nbs/09_cli.ipynb #090033
 @_command
 def demo(
-    model=None,  # an ONNX file, or the folder of a run; by default the shipped one
+    model=None,  # an ONNX file, or the folder of a run; several with commas; by default the shipped one
+    config=None,  # a YAML file: `demo_models` in it, and exported runs of its workspace, can be chosen too
     port=7860,
+    flagged='flagged',  # the folder for what visitors say was heard wrongly
     share=False,  # also on a public address of Gradio's
 ):
     "Serve a page to speak into, on this machine"
     from spoken_lang.demo import build_app
-    build_app(model).launch(server_port=port, share=share, inbrowser=False)
+    models = (str(model).split(',') if model else []) + _demo_models(config)
+    build_app(models + [None] if config else models, flagged).launch(server_port=port, share=share)
 
-# %% ../nbs/09_cli.ipynb #090032
+# %% ../nbs/09_cli.ipynb #090034
 @_command
 def quantize(
     run,  # the folder of a run that was exported
@@ -249,7 +263,7 @@ def quantize(
         wavs = [load_audio(a)[:160_000] for a in clips.audio]
     print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{how}.onnx', how, wavs))
 
-# %% ../nbs/09_cli.ipynb #090034
+# %% ../nbs/09_cli.ipynb #090036
 def _explained(f):
     "Copy the comments behind the parameters to where Fire looks for them"
     notes = [f'    {name}: {note}' for name, note in docments(f).items() if note and name != 'return']
@@ -258,13 +272,13 @@ def _explained(f):
 
 def _quoted(args): return args[:1] + [a if a.startswith('-') else repr(a) for a in args[1:]] if args[:1] == ['predict'] else args
 
-# %% ../nbs/09_cli.ipynb #090036
+# %% ../nbs/09_cli.ipynb #090038
 def main():
     "The command `spoken_lang`"
     commands, data = [predict, train, eval, run, export, quantize, demo], [download, audit]
     named = lambda fs: {f.__name__: _explained(f) for f in fs}
     Fire({**named(commands), 'data': named(data)}, command=_quoted(sys.argv[1:]), name='spoken_lang')
 
-# %% ../nbs/09_cli.ipynb #090037
+# %% ../nbs/09_cli.ipynb #090039
 #| eval: false
 if __name__ == '__main__': main()

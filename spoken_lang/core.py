@@ -64,12 +64,12 @@ def audio_files(
 
 # %% ../nbs/00_core.ipynb #000020
 SAMPLE_RATE = 16_000  # Hz; what every model here listens to
-_BLOCK = 10  # seconds of sound decoded at a time
+_BLOCK = 2**20  # numbers decoded at a time: a minute of sound at 16 kHz
 
 def _soundfile_blocks(file):
     "Yield (samples (n, channels) float32, rate) from a path or file object that libsndfile can read"
     with sf.SoundFile(file) as f:
-        for block in f.blocks(blocksize=f.samplerate*_BLOCK, dtype='float32', always_2d=True): yield block, f.samplerate
+        for block in f.blocks(blocksize=_BLOCK//f.channels, dtype='float32', always_2d=True): yield block, f.samplerate
 
 # %% ../nbs/00_core.ipynb #000022
 def _as_file(file): return open(file, 'rb') if isinstance(file, str) else nullcontext(file)
@@ -119,10 +119,11 @@ def _to_mono(block, name):
 # %% ../nbs/00_core.ipynb #000035
 def _resampled(blocks, name):
     "Yield blocks of (n,) float32 at 16 kHz from blocks of (n, channels) at any one rate"
-    stream, last = None, None
+    stream = None
     for block, rate in blocks:
         mono = _to_mono(block, name)
         if rate == SAMPLE_RATE: yield mono; continue
+        if not 100 <= rate <= 1e6: raise AudioError(f'{name}: has a sample rate of {rate} Hz, which is no sound. Is it complete, and really audio?')
         if stream is None: stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1)
         yield stream.resample_chunk(mono)
     if stream is not None: yield stream.resample_chunk(np.zeros(0, 'float32'), last=True)
@@ -179,17 +180,22 @@ def stream_audio(
         file, name = _opened(source)
         yield from _resampled(_blocks(file, name), name)
 
-# %% ../nbs/00_core.ipynb #000047
+# %% ../nbs/00_core.ipynb #000048
 def load_audio(
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
+    max_seconds: float = 7200,  # what is longer is refused
 ) -> np.ndarray:  # float32, (samples,), 16 kHz, mono, about ±1
-    "Load a whole recording as 16 kHz mono; `AudioError` for what cannot be read or holds no sound"
-    wav = np.concatenate([np.zeros(0, 'float32'), *stream_audio(source, rate)])
-    if not len(wav): raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
-    return wav
+    "Load a whole recording as 16 kHz mono; `AudioError` for what cannot be read, holds no sound or is too long"
+    blocks, n = [np.zeros(0, 'float32')], 0
+    for block in stream_audio(source, rate):
+        blocks.append(block); n += len(block)
+        if n > max_seconds*SAMPLE_RATE:
+            raise AudioError(f'{name_of(source)}: is longer than {max_seconds/60:g} minutes. Cut it, or hear it piece by piece with `stream_audio`.')
+    if not n: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
+    return np.concatenate(blocks)
 
-# %% ../nbs/00_core.ipynb #000050
+# %% ../nbs/00_core.ipynb #000052
 def spread_windows(
     source,  # a path, bytes or a file object
     seconds: float,  # length of a window
@@ -210,7 +216,7 @@ def _reaches_its_end(f):
     try: return f.seekable() and f.seek(f.frames - 1) == f.frames - 1 and len(f.read(1)) == 1
     except sf.LibsndfileError: return False
 
-# %% ../nbs/00_core.ipynb #000051
+# %% ../nbs/00_core.ipynb #000053
 def _jumping(f, name, seconds, n):
     "Windows of an open SoundFile"
     with f:
@@ -219,7 +225,7 @@ def _jumping(f, name, seconds, n):
             except sf.LibsndfileError as e: raise AudioError(f'{name}: breaks off within ({_reason(e)}). Export it again from its source.') from None
             yield np.concatenate(list(_resampled([(block, f.samplerate)], name)))
 
-# %% ../nbs/00_core.ipynb #000069
+# %% ../nbs/00_core.ipynb #000071
 STATUSES = dict(ok='', no_speech='no speech heard', too_short='too short to tell',
                 unknown_language='none of these languages', error='not read')
 
@@ -228,7 +234,7 @@ def _bar(p, width=8):
     full, eighth = divmod(round(p*width*8), 8)
     return '█'*full + ('▏▎▍▌▋▊▉'[eighth-1] if eighth else '')
 
-# %% ../nbs/00_core.ipynb #000071
+# %% ../nbs/00_core.ipynb #000073
 @dataclass(frozen=True, repr=False)
 class Prediction:
     "Which language is spoken, how surely, and if none can be named, why"
@@ -246,10 +252,10 @@ class Prediction:
     def confidence(self): return self.probabilities.get(self.language, 0.)  # its probability
     def top_k(self, k): return list(self.probabilities.items())[:k]  # the k most probable, [(code, p), ...]
 
-# %% ../nbs/00_core.ipynb #000074
+# %% ../nbs/00_core.ipynb #000076
 from fastcore.basics import patch
 
-# %% ../nbs/00_core.ipynb #000075
+# %% ../nbs/00_core.ipynb #000077
 def _name(code): return LANGUAGES[code].name if code in LANGUAGES else code
 
 @patch
@@ -258,7 +264,7 @@ def __repr__(self:Prediction):
     bars = ' | '.join(f'{_name(c)} {_bar(p)} {p:.2f}' for c, p in list(self.probabilities.items())[:3] if p >= .005)
     return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
 
-# %% ../nbs/00_core.ipynb #000077
+# %% ../nbs/00_core.ipynb #000079
 @patch
 def _repr_html_(self:Prediction):
     import html
@@ -268,7 +274,7 @@ def _repr_html_(self:Prediction):
     rows = ''.join(row.format(html.escape(_name(c)), 100*p, p) for c, p in self.probabilities.items())
     return f'{head}<table>{rows}</table>'
 
-# %% ../nbs/00_core.ipynb #000079
+# %% ../nbs/00_core.ipynb #000081
 @patch
 def to_dict(self:Prediction):  # a dictionary that `json` can write
     "Everything the prediction knows, in plain types and fixed order"

@@ -14,6 +14,7 @@ import hashlib, http.client, inspect, io, json, re, shutil, tempfile, time, urll
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from filelock import FileLock
 import numpy as np, pandas as pd, soundfile as sf, soxr, torch, torchaudio.compliance.kaldi as kaldi, torchaudio.functional as AF
 from scipy import fft, signal
 from sklearn.metrics import balanced_accuracy_score
@@ -640,12 +641,14 @@ def cache_features(
 ) -> Path:  # the folder of this cache
     "Write the features of a data set, once; found again by a hash of clips, settings and copies"
     folder = Path(folder)/_fingerprint(dataset, f'{copies} {key}')
-    if (folder/'index.json').exists(): return folder
-    unfinished = folder.with_suffix('.part')
-    shutil.rmtree(unfinished, ignore_errors=True); unfinished.mkdir(parents=True)
-    index = _write_features(dataset, fbank, unfinished/'features.f16', copies, workers)
-    (unfinished/'index.json').write_text(json.dumps(index))
-    return unfinished.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{folder}.lock'):  # of two runs that want the same cache, one writes and the other waits
+        if (folder/'index.json').exists(): return folder
+        unfinished = folder.with_suffix('.part')
+        shutil.rmtree(unfinished, ignore_errors=True); unfinished.mkdir()
+        index = _write_features(dataset, fbank, unfinished/'features.f16', copies, workers)
+        (unfinished/'index.json').write_text(json.dumps(index))
+        return unfinished.rename(folder)
 
 # %% ../nbs/01_data.ipynb #010161
 class FeatureDataset(Dataset):
@@ -656,6 +659,7 @@ class FeatureDataset(Dataset):
         index = json.loads((Path(folder)/'index.json').read_text())
         self.__dict__.update({k: np.array(v) for k, v in index.items()})
         self.data = np.memmap(Path(folder)/'features.f16', 'float16', 'r')
+        if len(self.data) < self.offsets[-1]//2 + self.frames[-1]*self.bins: raise ValueError(f'{folder}: is cut off. Remove it; it will be made anew.')
     def __len__(self): return len(self.labels)
     def __getitem__(self, i):
         start, n = self.offsets[i]//2, self.frames[i]

@@ -108,9 +108,9 @@ def _probability(self:LanguageClassifier, row, label):
 # %% ../nbs/06_inference.ipynb #060026
 @patch
 def _listen(self:LanguageClassifier, windows, enough):
-    "(log-probabilities of all windows (n, labels), seconds heard); stops when `enough` seconds of speech were heard, or settled it"
+    "(log-probabilities of windows (n, labels), seconds heard); stops when `enough` seconds of speech were heard or settled it, or for lack of them"
     heard, speech, rows = 0, 0, []
-    for wav in windows:
+    for wav in islice(windows, max(1, round(30*enough/WINDOW))):
         heard += len(wav)/SAMPLE_RATE
         if (row := self._hear(wav)) is None: continue
         rows.append(row)
@@ -127,7 +127,7 @@ def _settled(self:LanguageClassifier, rows, least=4, sure=4.):
     ahead = np.delete(np.array(rows)[:, [best]] - rows, best, axis=1)
     return bool((ahead.mean(0) > sure*ahead.std(0, ddof=1)/np.sqrt(len(rows))).all())
 
-# %% ../nbs/06_inference.ipynb #060031
+# %% ../nbs/06_inference.ipynb #060032
 @patch
 def _candidates(self:LanguageClassifier, languages=None, priors=None):
     "(languages, log priors), by their codes; `ValueError` for a language the model does not know or a prior below 0"
@@ -138,7 +138,7 @@ def _candidates(self:LanguageClassifier, languages=None, priors=None):
         raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'): return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
 
-# %% ../nbs/06_inference.ipynb #060034
+# %% ../nbs/06_inference.ipynb #060035
 @patch
 def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     "A `Prediction` from the log-probabilities of windows"
@@ -153,7 +153,7 @@ def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     status = 'no_speech' if speech.max() < .5 else 'unknown_language' if known < self.min_known else 'ok'
     return Prediction({} if status == 'no_speech' else p, status, heard, speech=float(speech.max()), known=known)
 
-# %% ../nbs/06_inference.ipynb #060036
+# %% ../nbs/06_inference.ipynb #060037
 @patch
 def classify(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -169,14 +169,14 @@ def classify(self:LanguageClassifier,
     if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return self._decide(rows, heard, languages, priors)
 
-# %% ../nbs/06_inference.ipynb #060045
+# %% ../nbs/06_inference.ipynb #060046
 @patch
 def _classify_file(self:LanguageClassifier, path, **kwargs):
     "A `Prediction` that knows its path, whatever happens"
     try: return replace(self.classify(path, **kwargs), path=str(path))
     except AudioError as e: return Prediction(status='error', error=str(e), path=str(path))
 
-# %% ../nbs/06_inference.ipynb #060048
+# %% ../nbs/06_inference.ipynb #060049
 _COLUMNS = 'path', 'status', 'language', 'seconds', 'probabilities', 'error'
 
 def _from_json(line):
@@ -191,7 +191,7 @@ def _from_row(row):
     try: return Prediction(json.loads(probabilities), status, float(seconds), path, error or None)
     except ValueError: return None
 
-# %% ../nbs/06_inference.ipynb #060049
+# %% ../nbs/06_inference.ipynb #060050
 def _to_line(p, is_json):
     "A line of a result file"
     d = p.to_dict()
@@ -199,7 +199,7 @@ def _to_line(p, is_json):
     csv.writer(out := io.StringIO(), lineterminator='\r\n').writerow([*(d[c] for c in _COLUMNS[:4]), json.dumps(d['probabilities']), d['error']])
     return out.getvalue()[:-2]
 
-# %% ../nbs/06_inference.ipynb #060051
+# %% ../nbs/06_inference.ipynb #060052
 def _answered(results):
     "{path: Prediction} of a result file; what was cut off at its end is removed"
     path, is_json = Path(str(results)), Path(str(results)).suffix != '.csv'
@@ -211,12 +211,12 @@ def _answered(results):
     found = map(_from_json, whole.split('\n')) if is_json else map(_from_row, csv.reader(io.StringIO(whole, newline='')))
     return {p.path: p for p in found if p}
 
-# %% ../nbs/06_inference.ipynb #060052
+# %% ../nbs/06_inference.ipynb #060053
 def _append(results, p):
     "Add an answer to a result file"
     with open(results, 'a', encoding='utf-8') as f: f.write(_to_line(p, Path(results).suffix != '.csv') + '\n')
 
-# %% ../nbs/06_inference.ipynb #060054
+# %% ../nbs/06_inference.ipynb #060055
 @patch
 def classify_files(self:LanguageClassifier,
     paths,  # files
@@ -240,7 +240,7 @@ def classify_files(self:LanguageClassifier,
             yield p
     finally: pool.shutdown(cancel_futures=True)  # whoever stops asking does not wait for the rest
 
-# %% ../nbs/06_inference.ipynb #060058
+# %% ../nbs/06_inference.ipynb #060059
 class Timeline(list):
     "Stretches of a recording in order, (start s, end s, Prediction)"
     def __repr__(self): return '\n'.join(f'{start:8.1f} to {end:8.1f} s  {p}' for start, end, p in self)
@@ -251,13 +251,13 @@ class Timeline(list):
         for start, end, p in self: shares[p.language or p.status] = shares.get(p.language or p.status, 0.) + (end - start)/total
         return dict(sorted(shares.items(), key=lambda x: -x[1]))
 
-# %% ../nbs/06_inference.ipynb #060060
+# %% ../nbs/06_inference.ipynb #060061
 def _clock(seconds):
     "Seconds as `hh:mm:ss,mmm`"
     whole, ms = divmod(round(1000*seconds), 1000)
     return f'{whole//3600:02}:{whole//60%60:02}:{whole%60:02},{ms:03}'
 
-# %% ../nbs/06_inference.ipynb #060062
+# %% ../nbs/06_inference.ipynb #060063
 @patch
 def to_text(self:Timeline,
     format: str,  # `json`, `csv`, `rttm`, `srt` or `labels` (Audacity's)
@@ -274,7 +274,7 @@ def to_text(self:Timeline,
     else: raise ValueError(f'a timeline can be json, csv, rttm, srt or labels, not {format!r}.')
     return '\n'.join(lines) + '\n'
 
-# %% ../nbs/06_inference.ipynb #060065
+# %% ../nbs/06_inference.ipynb #060066
 def _viterbi(
     scores,  # (windows, states), log-probabilities
     change=6.,  # what a change of state costs, in nats
@@ -289,7 +289,7 @@ def _viterbi(
     for b in back[::-1]: path.append(int(b[path[-1]]))
     return path[::-1]
 
-# %% ../nbs/06_inference.ipynb #060067
+# %% ../nbs/06_inference.ipynb #060068
 def _sliding(blocks, size, step):
     "Windows of `size` samples every `step`; the last one is what is left"
     rest, at = np.zeros(0, 'float32'), 0
@@ -298,7 +298,7 @@ def _sliding(blocks, size, step):
         while len(rest) > size: yield at, rest[:size]; rest, at = rest[step:], at + step
     if len(rest): yield at, rest
 
-# %% ../nbs/06_inference.ipynb #060069
+# %% ../nbs/06_inference.ipynb #060070
 @patch
 def timeline(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -323,7 +323,7 @@ def timeline(self:LanguageClassifier,
     path, rows = _viterbi(np.array(rows)[:, keep]), np.array(rows)
     return self._stretches(path, rows, ends, codes)
 
-# %% ../nbs/06_inference.ipynb #060070
+# %% ../nbs/06_inference.ipynb #060071
 @patch
 def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     "Join windows of one state into (start, end, Prediction)"
@@ -331,7 +331,7 @@ def _stretches(self:LanguageClassifier, path, rows, ends, codes):
     starts = [0., *ends]
     return Timeline((starts[a], ends[b-1], self._decide(rows[a:b], ends[b-1] - starts[a], codes)) for a, b in zip(cuts, cuts[1:]))
 
-# %% ../nbs/06_inference.ipynb #060072
+# %% ../nbs/06_inference.ipynb #060073
 _COLOURS = dict(zip(['en', 'it', 'fr', 'de', 'gsw'], ['#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7']))  # Okabe and Ito's, told apart by all
 
 @patch
@@ -345,7 +345,7 @@ def plot(self:Timeline, ax=None):
     ax.set(yticks=[], xlabel='s', xlim=(0, self[-1][1]))
     return ax
 
-# %% ../nbs/06_inference.ipynb #060076
+# %% ../nbs/06_inference.ipynb #060077
 class LanguageStream:
     "A running answer to sound that arrives in chunks"
     def __init__(self,
@@ -364,7 +364,7 @@ class LanguageStream:
 
     def __repr__(self): return f'{self.seconds:.1f} s{", done" if self.done else ""}: {self.prediction}'
 
-# %% ../nbs/06_inference.ipynb #060077
+# %% ../nbs/06_inference.ipynb #060078
 @patch
 def feed(self:LanguageStream,
     chunk: np.ndarray,  # (samples,) or (samples, channels), of any number type
@@ -377,7 +377,7 @@ def feed(self:LanguageStream,
     if self.new >= self.every*SAMPLE_RATE: self._answer()
     return self.prediction
 
-# %% ../nbs/06_inference.ipynb #060078
+# %% ../nbs/06_inference.ipynb #060079
 @patch
 def _answer(self:LanguageStream):
     "Hear the window that is open; close those that are full"
@@ -391,7 +391,7 @@ def _answer(self:LanguageStream):
     self.agreed = [*self.agreed[-2:], self.prediction.language if self.prediction.confidence >= self.sure else None]
     self.done = len(self.agreed) == 3 and self.agreed[0] is not None and len(set(self.agreed)) == 1
 
-# %% ../nbs/06_inference.ipynb #060080
+# %% ../nbs/06_inference.ipynb #060081
 @patch
 def stream(self:LanguageClassifier,
     rate: int = SAMPLE_RATE,  # Hz of the chunks
@@ -400,7 +400,7 @@ def stream(self:LanguageClassifier,
     "Begin to listen; then `feed` it"
     return LanguageStream(self, rate, **kwargs)
 
-# %% ../nbs/06_inference.ipynb #060086
+# %% ../nbs/06_inference.ipynb #060087
 @patch
 def _mean(self:LanguageClassifier, wav):
     "Mean log-probabilities over the windows of a recording; `AudioError` where there is too little"
@@ -409,7 +409,7 @@ def _mean(self:LanguageClassifier, wav):
     row = np.mean(rows, 0)
     return row - np.logaddexp.reduce(row)
 
-# %% ../nbs/06_inference.ipynb #060088
+# %% ../nbs/06_inference.ipynb #060089
 @patch
 def explain(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -427,7 +427,7 @@ def explain(self:LanguageClassifier,
     without = [self._mean(np.concatenate([wav[:a], wav[b:]])) for a, b in cuts]
     return [(a/SAMPLE_RATE, b/SAMPLE_RATE, float(odds(whole) - odds(w))) for (a, b), w in zip(cuts, without)]
 
-# %% ../nbs/06_inference.ipynb #060090
+# %% ../nbs/06_inference.ipynb #060091
 def plot_explanation(
     wav: np.ndarray,  # (samples,), 16 kHz
     reasons: list,  # of `explain`
@@ -442,7 +442,7 @@ def plot_explanation(
     axes[0].set(yticks=[]); axes[1].set(xlabel='s', ylabel='nats'); axes[1].axhline(0, color='gray', lw=.8)
     return axes
 
-# %% ../nbs/06_inference.ipynb #060093
+# %% ../nbs/06_inference.ipynb #060094
 @lru_cache(maxsize=1)
 def _shipped(): return LanguageClassifier.from_pretrained()
 

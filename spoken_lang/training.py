@@ -76,6 +76,7 @@ class TrainConfig(_Learning):
     workspace: str = 'workspace'  # runs go to `<workspace>/<TIMESTAMP>`, features to `<workspace>/cache`
     export_to_onnx: bool = False  # write `model.onnx` beside the checkpoint at the end (the command line does it)
     onnx_runtime: bool = True  # evaluate the ONNX file rather than the PyTorch network (the command line does it)
+    demo_models: list = field(default_factory=list)  # ONNX files and run folders that `spoken_lang demo` offers to choose from
 
 # %% ../nbs/03_training.ipynb #030011
 _CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'), metric=('f1', 'iou', 'precision', 'recall', 'loss'))

@@ -5,7 +5,7 @@
 
 Both ways start from nbdev's processed notebooks in _proc, where exported cells have become documentation.
 """
-import os, re, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for tools.showdoc, the `renderer` of settings.ini
 import nbformat, yaml
@@ -15,6 +15,24 @@ from traitlets.config import Config
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
+
+
+ORT_WEB = 'onnxruntime-web@1.30.0'  # what `try_it` listens with
+
+
+def browser_page():
+    "What the page without a server loads, into nbs/browser: the shipped model, what it says of itself, and onnxruntime-web from npm"
+    from spoken_lang.inference import LanguageClassifier
+    folder, clf = Path('nbs/browser'), LanguageClassifier.from_pretrained()
+    shutil.copy(clf.path, folder/'model.onnx')
+    (folder/'model.json').write_text(json.dumps(dict(labels=clf.labels, temperature=clf.temperature, min_known=clf.min_known)))
+    if (folder/'ort').exists(): return
+    if not (npm := shutil.which('npm')): return print('npm is not here: the page "Try it" is built without onnxruntime-web, and will not answer.')
+    with tempfile.TemporaryDirectory() as tmp:
+        subprocess.run([npm, 'pack', ORT_WEB, '--silent', '--pack-destination', tmp], check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(Path(tmp).glob('*.tgz'))) as tar: tar.extractall(tmp, filter='data')
+        (folder/'ort').mkdir()
+        for name in ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'): shutil.copy(f'{tmp}/package/dist/{name}', folder/'ort')
 
 
 def processed():
@@ -94,15 +112,15 @@ def site():
     "The site by MkDocs, with every page of sidebar.yml"
     source, cfg = Path('_proc/_mkdocs'), get_config()
     proc = processed()
-    source.mkdir()
+    shutil.copytree(proc/'browser', source/'browser')
     for page in pages():
         name = page_name(page)
         text = markdown(proc/page, source/name)
         (source/f'{name}.md').write_text(relative_links(text, f'{cfg.doc_host}{cfg.doc_baseurl}'), encoding='utf-8')
-    (source/'extra.css').write_text('.md-grid { max-width: 80rem; }\n', encoding='utf-8')
+    (source/'extra.css').write_text('.md-grid { max-width: 80rem; }\n' + Path('nbs/styles.css').read_text(encoding='utf-8'), encoding='utf-8')
     config = dict(site_name=cfg.title, site_description=cfg.description, docs_dir=str(source.resolve()), site_dir=str(Path('_docs').resolve()),
-        repo_url=cfg.git_url, use_directory_urls=False, nav=[f'{page_name(p)}.md' for p in pages()], extra_css=['extra.css'], plugins=['search'],
-        theme=dict(name='material', font=False, features=['navigation.footer', 'toc.follow', 'content.code.copy']), markdown_extensions=['toc', 'tables', 'md_in_html', 'pymdownx.highlight', 'pymdownx.superfences'],
+        copyright=f'<a href="{cfg.git_url}">Source</a>', use_directory_urls=False, nav=[f'{page_name(p)}.md' for p in pages()], extra_css=['extra.css'], plugins=['search'],
+        theme=dict(name='material', font=False, palette=[dict(media='(prefers-color-scheme: light)', scheme='default'), dict(media='(prefers-color-scheme: dark)', scheme='slate')], features=['navigation.footer', 'toc.follow', 'content.code.copy']), markdown_extensions=['toc', 'tables', 'md_in_html', 'pymdownx.highlight', 'pymdownx.superfences'],
         validation=dict(links=dict(anchors='warn')))
     Path('_proc/mkdocs.yml').write_text(yaml.safe_dump(config))
     subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '-f', '_proc/mkdocs.yml'], check=True)
@@ -111,6 +129,7 @@ def site():
 if __name__ == '__main__':
     what = sys.argv[1] if len(sys.argv) > 1 else ''
     if what not in ('readme', 'site'): sys.exit(__doc__)
+    if what == 'site': browser_page()
     if shutil.which('quarto'):
         subprocess.run(['nbdev_readme' if what == 'readme' else 'nbdev_docs'], check=True, env=os.environ | dict(PYTHONPATH=sys.path[0]))
     else: dict(readme=readme, site=site)[what]()

