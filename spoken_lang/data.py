@@ -659,7 +659,8 @@ class FeatureDataset(Dataset):
         index = json.loads((Path(folder)/'index.json').read_text())
         self.__dict__.update({k: np.array(v) for k, v in index.items()})
         self.data = np.memmap(Path(folder)/'features.f16', 'float16', 'r')
-        if len(self.data) < self.offsets[-1]//2 + self.frames[-1]*self.bins: raise ValueError(f'{folder}: is cut off. Remove it; it will be made anew.')
+        whole = self.offsets[-1]//2 + self.frames[-1]*self.bins
+        if len(self.data) < whole: raise ValueError(f'{folder}: is cut off. Remove it; it will be made anew.')
     def __len__(self): return len(self.labels)
     def __getitem__(self, i):
         start, n = self.offsets[i]//2, self.frames[i]

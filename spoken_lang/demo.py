@@ -165,7 +165,8 @@ def build_app(
             ).then(picture, asked, plot, concurrency_limit=1, api_visibility='private', show_progress='hidden')
         button.click(complain, [asked[0], right, words], thanks, api_name='flag')
     look = dict(theme=gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace']), footer_links=['api'])
-    app.launch = partial(app.launch, share=False, ssr_mode=False, max_file_size=f'{MAX_MEGABYTES}mb', **look)
+    limits = dict(max_file_size=f'{MAX_MEGABYTES}mb', state_session_capacity=500)  # Gradio keeps 45 kB for each of its last 10,000 visits
+    app.launch = partial(app.launch, share=False, ssr_mode=False, **limits, **look)
     return app
 
 # %% ../nbs/08_demo.ipynb #080049

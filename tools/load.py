@@ -1,6 +1,7 @@
 """How the demo and the classifier bear a crowd: nbs/results/load.json.
 
     python tools/load.py demo             # start, one visitor, 32 visitors at once
+    python tools/load.py ray              # bulk classification, one and two actors
     python tools/load.py soak MINUTES     # the demo and a LanguageClassifier, asked by 64 threads for so long; memory as it goes
 
 Every answer is compared with the one that Python gives alone.
@@ -81,6 +82,39 @@ def demo(visitors=32, rounds=5):
                        visitors=visitors, asked=len(times), wrong=wrong, crowd_p50_ms=ms(times, 50), crowd_p95_ms=ms(times, 95)))
 
 
+def ray(n=3000):
+    "Hard links to our clips, heard by one actor and by two"
+    import pandas as pd, spoken_lang.scale as scale
+    tmp, rates, memory, wrong = Path(tempfile.mkdtemp()), [], [], 0
+    clips = list(CLIPS)
+    for i in range(n): os.link(clips[i % len(clips)], tmp/f'{CLIPS[clips[i % len(clips)]]}-{i}.ogg')
+    paths, ended = sorted(tmp.glob('*.ogg')), threading.Event()
+    scale._ray()
+
+    def watch():
+        "Memory of this process and all of Ray's, shared pages counted once"
+        while not ended.wait(2):
+            me = psutil.Process()
+            total = sum(p.memory_full_info().uss for p in [me, *me.children(recursive=True)] if p.is_running())
+            memory.append((len(list(tmp.glob('2/*.parquet')))*100, total/1e6))
+    for actors in (1, 2):
+        scale.classify_dataset(paths[:200], tmp/f'warm{actors}', actors=actors)
+        if actors == 2: threading.Thread(target=watch).start()
+        start = time.perf_counter()
+        out = scale.classify_dataset(paths, tmp/str(actors), actors=actors)
+        rates.append(round(n/(time.perf_counter() - start), 1))
+        found = pd.read_parquet(out)
+        wrong += sum(Path(p).name.split('-')[0] != l for p, l in zip(found.path, found.language)) + abs(n - len(found))
+    ended.set()
+    start = time.perf_counter()
+    for _ in LanguageClassifier.from_pretrained().classify_files(paths, workers=2): pass
+    without = n/(time.perf_counter() - start)
+    first, last = [[m for done, m in memory if a <= done <= b] for a, b in ((300, 1000), (2000, n))]
+    seconds = float(np.mean([LanguageClassifier.from_pretrained().classify(c).seconds for c in clips]))
+    keep(ray=dict(clips=n, clip_seconds=round(seconds, 2), actors=[1, 2], clips_a_second=rates, classify_files_two_threads=round(without, 1), wrong=wrong,
+                  memory_first_mb=round(float(np.median(first))), memory_last_mb=round(float(np.median(last)))))
+
+
 def soak(minutes, threads=64, pause=10.):
     "Half of the threads ask the demo, half a classifier in this process; each rests between its questions"
     clf, end, start = LanguageClassifier.from_pretrained(), time.time() + 60*minutes, time.time()
@@ -111,5 +145,6 @@ def soak(minutes, threads=64, pause=10.):
 if __name__ == '__main__':
     match sys.argv[1:]:
         case ['demo']: demo()
+        case ['ray']: ray()
         case ['soak', minutes]: soak(float(minutes))
         case _: sys.exit(__doc__)
