@@ -94,9 +94,12 @@ def read_manifest(
     path,  # a CSV file; paths in it are relative to its folder
 ) -> pd.DataFrame:  # a manifest
     "A manifest from a CSV with `audio` and `language`; what else is missing is filled in"
-    df, path = pd.read_csv(path), Path(path)
+    try: df, path = pd.read_csv(path, dtype=dict(audio=str, language=str)), Path(path)
+    except ValueError as e: raise ValueError(f'{path}: not a CSV file that can be read ({" ".join(str(e).split())}).') from None
     if missing := {'audio', 'language'} - set(df):
         raise ValueError(f'{path}: lacks the column {", ".join(sorted(missing))}. A manifest has: {", ".join(COLUMNS)}.')
+    df = df.dropna(subset=['audio', 'language']).reset_index(drop=True)
+    if df.empty: raise ValueError(f'{path}: names no recordings.')
     df['audio'] = [str(path.parent/a) for a in df.audio]
     df['language'] = [_code(l) for l in df.language]
     if 'seconds' not in df: df = read_headers(df)

@@ -205,7 +205,7 @@ def _answered(results):
     path, is_json = Path(str(results)), Path(str(results)).suffix != '.csv'
     if path.suffix not in ('.jsonl', '.csv'): raise ValueError(f'{path}: results go to a .jsonl or a .csv file.')
     if not path.exists(): path.write_text('' if is_json else ','.join(_COLUMNS) + '\n')
-    text = path.read_text(encoding='utf-8')
+    text = path.read_text(encoding='utf-8', errors='replace')  # what is damaged is asked again
     whole = text[:text.rfind('\n') + 1]
     if whole != text: path.write_text(whole, encoding='utf-8')
     found = map(_from_json, whole.split('\n')) if is_json else map(_from_row, csv.reader(io.StringIO(whole, newline='')))
@@ -214,7 +214,10 @@ def _answered(results):
 # %% ../nbs/06_inference.ipynb #060053
 def _append(results, p):
     "Add an answer to a result file"
-    with open(results, 'a', encoding='utf-8') as f: f.write(_to_line(p, Path(results).suffix != '.csv') + '\n')
+    try:
+        with open(results, 'a', encoding='utf-8') as f: f.write(_to_line(p, Path(results).suffix != '.csv') + '\n')
+    except OSError as e:
+        raise OSError(f'{results}: cannot be written ({e.strerror}). What stands in it is kept: make room, and the same call goes on.') from None
 
 # %% ../nbs/06_inference.ipynb #060055
 @patch

@@ -126,6 +126,16 @@ def site():
     subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '-f', '_proc/mkdocs.yml'], check=True)
 
 
+def check_site():
+    "Every page of sidebar.yml is there, by either way, and none shows what should have been rendered"
+    built, wanted = {p.stem for p in Path('_docs').glob('*.html')} - {'404'}, {page_name(p) for p in pages()}
+    if built != wanted: sys.exit(f'pages missing: {wanted - built}, not in sidebar.yml: {built - wanted}')
+    for path in map(Path, sorted(f'_docs/{p}.html' for p in wanted)):
+        text = re.sub(r'<(pre|code|script|style)\b.*?</\1>', '', path.read_text(encoding='utf-8'), flags=re.S)
+        raw = re.search(r'\]\([\w./:#-]+\)|^:::|^#\| |\{target=', re.sub('<[^>]+>', '', text), re.M)
+        if raw: sys.exit(f'{path}: shows {raw[0]!r} instead of what it means')
+
+
 if __name__ == '__main__':
     what = sys.argv[1] if len(sys.argv) > 1 else ''
     if what not in ('readme', 'site'): sys.exit(__doc__)
@@ -133,3 +143,4 @@ if __name__ == '__main__':
     if shutil.which('quarto'):
         subprocess.run(['nbdev_readme' if what == 'readme' else 'nbdev_docs'], check=True, env=os.environ | dict(PYTHONPATH=sys.path[0]))
     else: dict(readme=readme, site=site)[what]()
+    if what == 'site': check_site()

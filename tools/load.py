@@ -92,10 +92,10 @@ def ray(n=3000):
     scale._ray()
 
     def watch():
-        "Memory of this process and all of Ray's, shared pages counted once"
-        while not ended.wait(2):
+        "Memory of this process and all of Ray's, without what they share"
+        while not ended.wait(3):
             me = psutil.Process()
-            total = sum(p.memory_full_info().uss for p in [me, *me.children(recursive=True)] if p.is_running())
+            total = sum(m.rss - m.shared for p in [me, *me.children(recursive=True)] if p.is_running() for m in [p.memory_info()])
             memory.append((len(list(tmp.glob('2/*.parquet')))*100, total/1e6))
     for actors in (1, 2):
         scale.classify_dataset(paths[:200], tmp/f'warm{actors}', actors=actors)

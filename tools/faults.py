@@ -1,0 +1,89 @@
+"""Kill what writes files, at drawn moments, and look at what it leaves: nbs/results/faults.json.
+
+    python tools/faults.py [TIMES]   # kills for each kind of work (12)
+
+What was reported as saved must be there, and no half-written file may be read as whole. Training is killed by a slow test of nbs/03_training.ipynb,
+downloads that break off by tests of nbs/01_data.ipynb, an actor of Ray by one of nbs/11_scale.ipynb.
+"""
+import csv, json, os, shutil, signal, subprocess, sys, tempfile, time
+from pathlib import Path
+import numpy as np
+from spoken_lang import LanguageClassifier, load_audio
+from spoken_lang.inference import _answered
+
+OUT, CLI = Path('nbs/results/faults.json'), 'from spoken_lang.cli import main; main()'
+CLIPS = sorted(Path('nbs/samples').resolve().rglob('*.ogg'))
+
+
+def killed_after(seconds, code, *args):
+    "Run Python code, kill it after some seconds; what it had printed"
+    p = subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try: return p.communicate(timeout=seconds)[0], False
+    except subprocess.TimeoutExpired:
+        p.send_signal(signal.SIGKILL)
+        return p.communicate()[0], True
+
+
+def prediction(times, rng, tmp):
+    "`predict --results`: what was printed must be in the file; at the end, each file once"
+    for i in range(150): os.link(CLIPS[i % len(CLIPS)], tmp/f'{i:03}.ogg')
+    wrong = killed = 0
+    for t in range(times):
+        results = tmp/f'r{t}.{("jsonl", "csv")[t % 2]}'
+        for _ in range(2):
+            said, dead = killed_after(rng.uniform(.4, 3), CLI, 'predict', tmp, '--results', results)
+            killed += dead
+            printed = {l.split('\t')[0] for l in said.split('\n')[:-1]}
+            wrong += not printed <= set(_answered(results) if results.exists() else ())
+        subprocess.run([sys.executable, '-c', CLI, 'predict', str(tmp), '--results', str(results)], check=True, stdout=subprocess.DEVNULL)
+        wrong += len(_answered(results)) != 150 or results.read_text().count('\n') != 150 + (t % 2)
+    return dict(killed=killed, wrong=wrong)
+
+
+def flagging(times, rng, tmp):
+    "The demo's `_flag`: every line tells of a whole recording"
+    code = "import sys; from spoken_lang.demo import _flag\nwhile True: print(_flag(sys.argv[1], 'de', 'Italian', sys.argv[2]), flush=True)"
+    wrong = killed = 0
+    for _ in range(times):
+        said, dead = killed_after(rng.uniform(.5, 2), code, CLIPS[0], tmp)
+        killed += dead
+        rows = list(csv.DictReader((tmp/'flagged.csv').open())) if (tmp/'flagged.csv').exists() else []
+        names = {str(tmp/r['audio']) for r in rows if r['audio']}
+        wrong += not set(said.split('\n')[:-1]) <= names
+        for name in names: wrong += len(load_audio(name)) != len(load_audio(CLIPS[0]))
+    return dict(killed=killed, lines=len(rows), wrong=wrong)
+
+
+def export(times, rng, tmp):
+    "`export_onnx` over an older file: what is there loads"
+    shutil.copy('spoken_lang/models/starter.onnx', tmp/'model.onnx')
+    code = ("import sys, torch; from spoken_lang.model import *; from spoken_lang.onnx_export import export_onnx\n"
+            "print('ready', flush=True); export_onnx(SpokenLanguageClassifier(SpokenLanguageConfig(hidden_size=32)), sys.argv[1])")
+    wrong = killed = 0
+    for _ in range(times):
+        _, dead = killed_after(rng.uniform(3, 14), code, tmp/'model.onnx')
+        killed += dead
+        try: LanguageClassifier.from_pretrained(tmp/'model.onnx').classify(CLIPS[0])
+        except ValueError: wrong += 1
+    return dict(killed=killed, wrong=wrong)
+
+
+def full_disk(tmp):
+    "Results on a disk of 64 kB: a sentence and an exit code; and what was reported is there"
+    if os.geteuid(): return dict(skipped='needs root to mount a small disk')
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(tmp)], check=True)
+    try:
+        results = tmp/'r.csv'
+        (tmp/'filler').write_bytes(b'x'*61_000)
+        p = subprocess.run([sys.executable, '-c', CLI, 'predict', *map(str, CLIPS*8), '--results', str(results)], capture_output=True, text=True)
+        sentence = p.stderr.strip().split('\n')[-1]
+        return dict(exit_code=p.returncode, one_sentence='\n' not in p.stderr.strip() and 'Traceback' not in p.stderr, sentence=sentence.replace(str(tmp), 'DISK'))
+    finally: subprocess.run(['umount', str(tmp)], check=True)
+
+
+if __name__ == '__main__':
+    times, rng, found = int(sys.argv[1]) if len(sys.argv) > 1 else 12, np.random.default_rng(0), {}
+    for work in (prediction, flagging, export): found[work.__name__] = work(times, rng, Path(tempfile.mkdtemp())); print(work.__name__, found[work.__name__], flush=True)
+    found['full_disk'] = full_disk(Path(tempfile.mkdtemp()))
+    OUT.write_text(json.dumps(found, indent=1) + '\n')
+    print(found['full_disk'])
