@@ -112,7 +112,7 @@ def site():
     "The site by MkDocs, with every page of sidebar.yml"
     source, cfg = Path('_proc/_mkdocs'), get_config()
     proc = processed()
-    shutil.copytree(proc/'browser', source/'browser')
+    for folder in ('browser', 'images'): shutil.copytree(proc/folder, source/folder)
     for page in pages():
         name = page_name(page)
         text = markdown(proc/page, source/name)
