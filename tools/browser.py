@@ -2,6 +2,7 @@
 
     python tools/browser.py app [IMAGES]    # visit the Gradio app as people do; write its screenshots into a folder
     python tools/browser.py page [IMAGES]   # the same for `try_it.html` of the site in _docs, which tools/docs.py builds
+    python tools/browser.py site [IMAGES]   # every page of the site, on a desktop and on a phone: nothing wider than the screen
     python tools/browser.py lab [IMAGES]    # the widget and the app inside JupyterLab
 
 Needs Chromium (Debian: chromium) and playwright; where one of them is missing, that is said and nothing is tested.
@@ -197,6 +198,20 @@ def page(images=None, site='_docs', out='nbs/results/browser.json'):
     if out: Path(out).write_text(json.dumps(found, indent=1) + '\n')
 
 
+def site(images=None, folder='_docs'):
+    pages = sorted(p.name for p in Path(folder).glob('*.html') if p.stem != '404')
+    with browser(next(Path('nbs/samples').rglob('*.ogg'))) as b, served(folder) as url:
+        wide = []
+        for size in SIZES:
+            for name in pages:
+                with visit(b, url + name, size) as v:
+                    if v.evaluate('document.documentElement.scrollWidth > innerWidth + 1'): wide.append(f'{name} ({size})')
+                    broken = v.locator('img').evaluate_all('images => images.filter(i => !i.complete || !i.naturalWidth).map(i => i.src)')
+                    assert not broken, f'{name}: pictures that are not there: {broken}'
+                    if images: v.screenshot(path=f'{images}/site-{size}-{Path(name).stem}.png')
+    check(f'{len(pages)} pages fit a desktop and a phone, show their pictures and ask no other host', not wide or print(wide))
+
+
 def lab(images=None):
     import nbformat
     tmp = tempfile.mkdtemp()
@@ -228,8 +243,8 @@ def lab(images=None):
 
 
 if __name__ == '__main__':
-    if len(sys.argv) not in (2, 3) or sys.argv[1] not in ('app', 'page', 'lab'): sys.exit(__doc__)
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in ('app', 'page', 'site', 'lab'): sys.exit(__doc__)
     if not CHROMIUM: sys.exit(print('skipped: there is no Chromium here (Debian: apt install chromium)'))
     try: import playwright
     except ImportError: sys.exit(print('skipped: playwright is not installed (pip install playwright)'))
-    dict(app=app, page=page, lab=lab)[sys.argv[1]](*sys.argv[2:])
+    dict(app=app, page=page, site=site, lab=lab)[sys.argv[1]](*sys.argv[2:])
