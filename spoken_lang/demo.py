@@ -6,7 +6,7 @@
 __all__ = ['MAX_MEGABYTES', 'MAX_MINUTES', 'build_app', 'classify_widget']
 
 # %% ../nbs/08_demo.ipynb #080004
-import csv, datetime, io, os, time, uuid
+import csv, datetime, gc, io, os, time, uuid
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -143,6 +143,17 @@ def _outputs(gr, models):
     return label, words, picture, right, button, thanks
 
 # %% ../nbs/08_demo.ipynb #080036
+def _gradio():
+    "Gradio. Its import makes so many objects that looking for garbage among them takes a fifth of the time"
+    was = gc.isenabled()
+    gc.disable()
+    try: import gradio
+    except ImportError: raise ImportError('The demo needs Gradio: pip install "spoken_lang[demo]"', name='gradio') from None
+    finally:
+        if was: gc.enable()
+    return gradio
+
+# %% ../nbs/08_demo.ipynb #080038
 _HEAD = f'''# Which language is this?
 Record a few seconds or choose a file, up to {MAX_MEGABYTES} MB and {MAX_MINUTES} minutes. It is heard by the machine that serves this page and goes
 nowhere else; it is removed within the hour, unless you flag it.'''
@@ -152,9 +163,7 @@ def build_app(
     flagged='flagged',  # the folder for what visitors say was heard wrongly
 ):  # a Gradio `Blocks`; `.launch()` opens it
     "The demo as a web page: record or choose a file, see the language"
-    try: import gradio as gr
-    except ImportError: raise ImportError('The demo needs Gradio: pip install "spoken_lang[demo]"', name='gradio') from None
-    models = _open(model)
+    gr, models = _gradio(), _open(model)
     answer, picture, complain = _handlers(models, flagged)
     with gr.Blocks(title='spoken_lang', analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(_HEAD)
@@ -169,7 +178,7 @@ def build_app(
     app.launch = partial(app.launch, share=False, ssr_mode=False, **limits, **look)
     return app
 
-# %% ../nbs/08_demo.ipynb #080049
+# %% ../nbs/08_demo.ipynb #080051
 _RECORD = '''
 export default {render({model, el}) {
   const button = document.createElement('button');
@@ -199,7 +208,7 @@ def _recorder():
     import anywidget, traitlets
     return type('Recorder', (anywidget.AnyWidget,), dict(_esm=_RECORD, recording=traitlets.Any(b'').tag(sync=True)))()
 
-# %% ../nbs/08_demo.ipynb #080051
+# %% ../nbs/08_demo.ipynb #080053
 def _show(clf, content, languages, player, bars, picture):
     "Put what is heard in some bytes into three widgets"
     try: p = clf.classify(content, languages=languages or None)
@@ -209,7 +218,7 @@ def _show(clf, content, languages, player, bars, picture):
     player.value, bars.value, picture.value = content, p._repr_html_(), png.getvalue() if figure else b''
     player.layout.display, picture.layout.display = None, None if figure else 'none'
 
-# %% ../nbs/08_demo.ipynb #080052
+# %% ../nbs/08_demo.ipynb #080054
 def classify_widget(
     model=None,  # an ONNX file, or the folder of a run; None is the shipped model
 ):  # an ipywidgets `VBox`

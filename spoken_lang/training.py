@@ -494,7 +494,9 @@ def _run_folder(config, run=None):
     "The folder of a run, the same in all processes"
     if run and not (Path(run)/'config.yml').exists():
         raise ValueError(f'{run}: not the folder of a run, which has a config.yml. Name one in {config.workspace}, or leave it out to begin anew.')
-    return Path(broadcast_object_list([str(run or Path(config.workspace)/time.strftime('%Y-%m-%d_%H-%M-%S'))])[0])
+    folder = Path(run or Path(config.workspace)/time.strftime('%Y-%m-%d_%H-%M-%S'))
+    while not run and folder.exists(): folder = folder.with_name(f'{folder.name}-again')  # two in one second, or a clock that was set back
+    return Path(broadcast_object_list([str(folder)])[0])
 
 # %% ../nbs/03_training.ipynb #030098
 def split_data(
