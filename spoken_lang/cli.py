@@ -74,7 +74,7 @@ def predict(
     if not paths: raise ValueError('predict what? Name files or folders, e.g. spoken_lang predict nbs/samples')
     formats = ('table', 'json', 'csv') + (('rttm', 'srt', 'labels') if timeline else ())
     if format not in formats: raise ValueError(f'--format must be one of {", ".join(formats)}, not {format!r}.')
-    if timeline and results: raise ValueError('--results keeps answers, and no timelines. Leave out one of the two.')
+    if timeline and (results or ray): raise ValueError('--results and --ray keep answers, and no timelines. Leave out --timeline or the other.')
     if ray: return _on_ray(paths, results, languages, model, workers)
     from spoken_lang.inference import LanguageClassifier
     clf = LanguageClassifier.from_pretrained(model)
@@ -99,7 +99,7 @@ def _on_ray(paths, results, languages, model, workers):
     print(f'{sum(count.values()):,} answered, {count["error"]} of them errors: {out}')
     if count['error']: raise SystemExit(1)
 
-# %% ../nbs/09_cli.ipynb #090020
+# %% ../nbs/09_cli.ipynb #090021
 def _timelines(clf, paths, languages, format):
     "A line for each stretch of each file"
     bad = False
@@ -114,7 +114,7 @@ def _timelines(clf, paths, languages, format):
         for start, end, p in stretches: print(_row(replace(p, path=str(path)), format, clf.languages, (start, end)), flush=True)
     if bad: raise SystemExit(1)
 
-# %% ../nbs/09_cli.ipynb #090022
+# %% ../nbs/09_cli.ipynb #090023
 @_command
 def train(
     config=None,  # a YAML file; any of its keys can be set otherwise, e.g. `--steps 100`, and without a file all of them
@@ -130,7 +130,7 @@ def train(
     if settings.export_to_onnx: export(folder)
     else: print(f'Next: spoken_lang export {folder}')
 
-# %% ../nbs/09_cli.ipynb #090023
+# %% ../nbs/09_cli.ipynb #090024
 @_command
 def export(
     run,  # the folder that `train` named at its end
@@ -140,7 +140,7 @@ def export(
     from spoken_lang.onnx_export import export_run
     print(export_run(run, license=license))
 
-# %% ../nbs/09_cli.ipynb #090024
+# %% ../nbs/09_cli.ipynb #090025
 def _show(report):
     "Macro figures with an interval, and tables by language and source"
     f, (low, high) = report.figures(), report.interval()
@@ -148,7 +148,7 @@ def _show(report):
     print(f'IoU {f["iou"]:.3f}, precision {f["precision"]:.3f}, recall {f["recall"]:.3f}, ECE {report.ece():.3f}')
     print(report.by('language').to_string(), report.by('source').to_string(), sep='\n\n')
 
-# %% ../nbs/09_cli.ipynb #090025
+# %% ../nbs/09_cli.ipynb #090026
 @_command
 def eval(
     data=None,  # a folder (one sub-folder a language), a CSV manifest or parquet shards; several with commas
@@ -169,7 +169,7 @@ def eval(
     _show(report)
     if out: save_reports(out, dict(model=str(clf.path.name), data=str(data)), all=report)
 
-# %% ../nbs/09_cli.ipynb #090026
+# %% ../nbs/09_cli.ipynb #090027
 def _newest_run(workspace):
     "The folder of the newest run that was finished"
     runs = sorted(p.parent for p in Path(workspace).glob('*/metrics.json'))
@@ -191,7 +191,7 @@ def _eval_run(config, run=None, **changes):
     held_out = parts.get('test', parts['valid'])  # the test part where one is kept
     _show(evaluate(LanguageClassifier.from_pretrained(run).classify, held_out))
 
-# %% ../nbs/09_cli.ipynb #090029
+# %% ../nbs/09_cli.ipynb #090030
 @_command
 def run(
     config='config.yml',  # a YAML file
@@ -202,7 +202,7 @@ def run(
     if mode not in ('train', 'eval'): raise ValueError(f'--mode must be train or eval, not {mode!r}.')
     return train(config, **changes) if mode == 'train' else _eval_run(config, **changes)
 
-# %% ../nbs/09_cli.ipynb #090030
+# %% ../nbs/09_cli.ipynb #090031
 @_command
 def download(
     corpus,  # `voxlingua107`; of others it says where they are to be had
@@ -214,7 +214,7 @@ def download(
     from spoken_lang.data import download
     print(download(corpus, languages, folder, base))
 
-# %% ../nbs/09_cli.ipynb #090031
+# %% ../nbs/09_cli.ipynb #090032
 @_command
 def audit(
     data=None,  # a folder (one sub-folder a language), a CSV manifest or parquet shards; several with commas
@@ -233,7 +233,7 @@ def audit(
     print(found[['check', 'found', 'chance', 'advice']].to_string(index=False, na_rep=''))
     if found.bad.any(): sys.exit(1)
 
-# %% ../nbs/09_cli.ipynb #090032
+# %% ../nbs/09_cli.ipynb #090033
 def _demo_models(config):
     "What a config offers to the demo: what it names, and the exported runs of its workspace, the newest first"
     if not config: return []
@@ -244,7 +244,7 @@ def _demo_models(config):
     runs = sorted(Path(keys.get('workspace') or 'workspace').glob('*/model.onnx'), reverse=True)
     return list(keys.get('demo_models') or []) + [str(r.parent) for r in runs]
 
-# %% ../nbs/09_cli.ipynb #090034
+# %% ../nbs/09_cli.ipynb #090035
 @_command
 def demo(
     model=None,  # an ONNX file, or the folder of a run; several with commas; by default the shipped one
@@ -258,7 +258,7 @@ def demo(
     models = (str(model).split(',') if model else []) + _demo_models(config)
     build_app(models + [None] if config else models, flagged).launch(server_port=port, share=share)
 
-# %% ../nbs/09_cli.ipynb #090035
+# %% ../nbs/09_cli.ipynb #090036
 @_command
 def quantize(
     run,  # the folder of a run that was exported
@@ -278,7 +278,7 @@ def quantize(
         wavs = [load_audio(a)[:160_000] for a in clips.audio]
     print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{how}.onnx', how, wavs))
 
-# %% ../nbs/09_cli.ipynb #090037
+# %% ../nbs/09_cli.ipynb #090038
 def _explained(f):
     "Copy the comments behind the parameters to where Fire looks for them"
     notes = [f'    {name}: {note}' for name, note in docments(f).items() if note and name != 'return']
@@ -287,13 +287,13 @@ def _explained(f):
 
 def _quoted(args): return args[:1] + [a if a.startswith('-') else repr(a) for a in args[1:]] if args[:1] == ['predict'] else args
 
-# %% ../nbs/09_cli.ipynb #090039
+# %% ../nbs/09_cli.ipynb #090040
 def main():
     "The command `spoken_lang`"
     commands, data = [predict, train, eval, run, export, quantize, demo], [download, audit]
     named = lambda fs: {f.__name__: _explained(f) for f in fs}
     Fire({**named(commands), 'data': named(data)}, command=_quoted(sys.argv[1:]), name='spoken_lang')
 
-# %% ../nbs/09_cli.ipynb #090040
+# %% ../nbs/09_cli.ipynb #090041
 #| eval: false
 if __name__ == '__main__': main()

@@ -12,12 +12,10 @@ from pathlib import Path
 from threading import Lock
 import numpy as np, soundfile as sf
 import spoken_lang.core
-from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, load_audio
+from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, _name, load_audio
 from .inference import WINDOW, LanguageClassifier
 
 # %% ../nbs/08_demo.ipynb #080007
-def _name(code): return LANGUAGES[code].name if code in LANGUAGES else code
-
 def _sentence(p, ms):
     "A prediction in words"
     words = dict(no_speech='I hear no speech. Is the microphone on?', too_short='That was too short. Half a second is the least.',
@@ -33,7 +31,7 @@ def _minutes(path):
     except sf.LibsndfileError: pass
     import av
     try:
-        with av.open(path, options={'protocol_whitelist': 'file'}) as container: return (container.duration or 0)/6e7  # from µs
+        with open(path, 'rb') as f, av.open(f, options={'protocol_whitelist': 'none'}) as container: return (container.duration or 0)/6e7  # from µs
     except Exception: return 0  # whatever is wrong with it, `classify` will say
 
 def _checked(path):

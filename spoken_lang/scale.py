@@ -7,7 +7,6 @@ __all__ = ['classify_dataset']
 
 # %% ../nbs/11_scale.ipynb #110004
 import math, os
-from pathlib import Path
 from .core import AudioError, Prediction
 from .inference import LanguageClassifier
 

@@ -1,7 +1,7 @@
 """The demo and the page without a server, in a real browser.
 
     python tools/browser.py app [IMAGES]    # visit the Gradio app as people do; write its screenshots into a folder
-    python tools/browser.py page [IMAGES]   # the same for `try_it.html` of the site in _docs, which tools/docs.py builds
+    python tools/browser.py page [IMAGES]   # the same for `try_it.html` of the site in _docs, which tools/docs.py builds; with IMAGES, also results/browser.json
     python tools/browser.py site [IMAGES]   # every page of the site, on a desktop and on a phone: nothing wider than the screen
     python tools/browser.py lab [IMAGES]    # the widget and the app inside JupyterLab
 
@@ -195,7 +195,7 @@ def page(images=None, site='_docs', out='nbs/results/browser.json'):
                 Page(v).ask('nbs/samples/gsw/high.ogg')
                 v.screenshot(path=f'{images}/try-{size}{"-dark" if dark else ""}.png')
     found = dict(clips=len(gaps['.wav']), widest_gap=widest, first_s=round(times[0], 2), later_s=round(float(np.median(times[1:])), 3), onnxruntime_web=ORT_WEB)
-    if out: Path(out).write_text(json.dumps(found, indent=1) + '\n')
+    if images: Path(out).write_text(json.dumps(found, indent=1) + '\n')
 
 
 def site(images=None, folder='_docs'):
