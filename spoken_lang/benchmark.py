@@ -185,4 +185,4 @@ def run_benchmark(
 #| eval: false
 if __name__ == '__main__':
     if not Path('nbs/samples').is_dir(): sys.exit('benchmark: nbs/samples is not here. Run it from the root of the repository.')
-    print(json.dumps(run_benchmark('nbs/samples/de/high.ogg', 'nbs/results/benchmark.json'), indent=1))
+    print(json.dumps(run_benchmark('nbs/samples/de/high.flac', 'nbs/results/benchmark.json'), indent=1))

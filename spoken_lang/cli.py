@@ -46,13 +46,18 @@ def _stop(message, code):
     print(f'spoken_lang: {message}', file=sys.stderr)
     raise SystemExit(code)
 
+def _in_words(e):
+    "What an error says; one of the system's, with where and what to do, which ours say themselves"
+    if not (isinstance(e, OSError) and e.strerror): return e
+    return f'{e.filename or "a file"}: {e.strerror.rstrip(".")}. Choose another place, or see that this one can be read and written.'
+
 def _command(f):
     "Turn errors that a user can cause into one sentence and an exit code"
     @wraps(f)
     def run(*args, **kwargs):
         try: return f(*args, **kwargs)
         except BrokenPipeError: os._exit(0)  # the reader of our output has left
-        except (AudioError, OSError, FloatingPointError) as e: _stop(e, 1)
+        except (AudioError, OSError, FloatingPointError) as e: _stop(_in_words(e), 1)
         except ValueError as e: _stop(e, 2)
         except ImportError as e: _stop(f'{e.name} is not installed. Install what this command needs: pip install "spoken_lang[dev]"', 2)
         except KeyboardInterrupt as e: _stop(str(e) or 'stopped.', 130)

@@ -104,7 +104,7 @@ def _examples():
     "{language: path} of the clips that come with the package, or lie in the repository"
     home = Path(spoken_lang.core.__file__).parent
     folder = home/'samples' if (home/'samples').exists() else home.parent/'nbs'/'samples'
-    return {_name(l): str(folder/l/'high.ogg') for l in LANGUAGES if (folder/l/'high.ogg').exists()}
+    return {_name(l): str(folder/l/'high.flac') for l in LANGUAGES if (folder/l/'high.flac').exists()}
 
 # %% ../nbs/08_demo.ipynb #080032
 def _handlers(models, flagged):
@@ -176,7 +176,7 @@ def build_app(
     app.launch = partial(app.launch, share=False, ssr_mode=False, **limits, **look)
     return app
 
-# %% ../nbs/08_demo.ipynb #080051
+# %% ../nbs/08_demo.ipynb #080053
 _RECORD = '''
 export default {render({model, el}) {
   const button = document.createElement('button');
@@ -206,7 +206,7 @@ def _recorder():
     import anywidget, traitlets
     return type('Recorder', (anywidget.AnyWidget,), dict(_esm=_RECORD, recording=traitlets.Any(b'').tag(sync=True)))()
 
-# %% ../nbs/08_demo.ipynb #080053
+# %% ../nbs/08_demo.ipynb #080055
 def _show(clf, content, languages, player, bars, picture):
     "Put what is heard in some bytes into three widgets"
     try: p = clf.classify(content, languages=languages or None)
@@ -216,7 +216,7 @@ def _show(clf, content, languages, player, bars, picture):
     player.value, bars.value, picture.value = content, p._repr_html_(), png.getvalue() if figure else b''
     player.layout.display, picture.layout.display = None, None if figure else 'none'
 
-# %% ../nbs/08_demo.ipynb #080054
+# %% ../nbs/08_demo.ipynb #080056
 def classify_widget(
     model=None,  # an ONNX file, or the folder of a run; None is the shipped model
 ):  # an ipywidgets `VBox`

@@ -6,7 +6,7 @@
 __all__ = ['WAYS', 'quantize', 'rank_parts', 'round_in_training', 'train_rounded', 'run_study', 'load_study']
 
 # %% ../nbs/07_quantization.ipynb #070004
-import io, json, logging, tempfile, time, warnings
+import io, json, logging, subprocess, sys, tempfile, time, warnings
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,10 @@ from .inference import LanguageClassifier
 # %% ../nbs/07_quantization.ipynb #070009
 class _Recordings(CalibrationDataReader):
     "Recordings as onnxruntime wants them, one at a time"
-    def __init__(self, wavs): self.feeds = iter([dict(wavs=w[None], lengths=np.array([len(w)])) for w in wavs])
+    def __init__(self, wavs):
+        self.wavs = wavs
+        self.rewind()
+    def rewind(self): self.feeds = iter([dict(wavs=w[None], lengths=np.array([len(w)])) for w in self.wavs])
     def get_next(self): return next(self.feeds, None)
 
 # %% ../nbs/07_quantization.ipynb #070011
@@ -47,10 +50,14 @@ def _ear(graph):
     return sorted(found)
 
 # %% ../nbs/07_quantization.ipynb #070015
+_NO_RECORDINGS = 'a static way needs recordings to take its scales from: pass `calibration`, or on the command line --data.'
+
+def _even(wavs): return [np.resize(w, 4*SAMPLE_RATE) for w in wavs]  # of one length
+
 def _static(source, target, wavs, keep_ear=True, even=False, **kwargs):
     "Scales from recordings; `even` cuts these to one length, which the histograms of onnxruntime want"
-    if not wavs: raise ValueError('a static way needs recordings to take its scales from: pass `calibration`, or on the command line --data.')
-    if even: wavs = [np.resize(w, 4*SAMPLE_RATE) for w in wavs]
+    if not wavs: raise ValueError(_NO_RECORDINGS)
+    if even: wavs = _even(wavs)
     with tempfile.TemporaryDirectory() as folder:
         ready = str(Path(folder)/'ready.onnx')
         quant_pre_process(source, ready, skip_symbolic_shape=True)
@@ -78,13 +85,35 @@ def _float16(source, target, wavs):
         graph.graph.node.insert(0, cast)
     onnx.save(graph, target)
 
-# %% ../nbs/07_quantization.ipynb #070021
+# %% ../nbs/07_quantization.ipynb #070022
 _PRODUCTS = dict(op_types_to_quantize=['MatMul', 'Gemm'])
+
+def _smooth(source, target, wavs):
+    "Move outliers into the weights, then round matrix products"
+    try: from onnx_neural_compressor.algorithms.smoother.core import Smoother
+    except ImportError as e:
+        wanted = 'onnx-neural-compressor onnxruntime-extensions py-cpuinfo prettytable wcwidth'
+        raise ImportError(f'SmoothQuant needs Neural Compressor: pip install --no-deps {wanted}', name='onnx_neural_compressor') from e
+    if not wavs: raise ValueError(_NO_RECORDINGS)
+    wavs = _even(wavs)
+    with tempfile.TemporaryDirectory() as folder:
+        ready = f'{folder}/ready.onnx'
+        quant_pre_process(source, ready, skip_symbolic_shape=True)
+        smoothed = Smoother(ready, _Recordings(wavs)).transform(op_types=['MatMul', 'Gemm'], calib_iter=len(wavs))
+        onnx.save(smoothed, ready)
+        _static(ready, target, wavs, **_PRODUCTS)
+
+# %% ../nbs/07_quantization.ipynb #070023
 _CONVOLUTIONS = dict(op_types_to_quantize=['Conv', 'MatMul', 'Gemm'])
+_UNSIGNED = dict(op_types_to_quantize=['Conv', 'MatMul', 'Gemm', 'Gather'], activation_type=QuantType.QUInt8,  # as VNNI wants it
+                 extra_options={'MatMulConstBOnly': True})  # and attention, which is a product of two things that flow, stays as it is
 WAYS = {  # the names of all ways, and what each calls
     'dynamic': partial(_dynamic, **_PRODUCTS), 'dynamic-all': _dynamic,
     'static-all': partial(_static, keep_ear=False), 'static': _static,
     'static-matmul': partial(_static, **_PRODUCTS), 'static-conv': partial(_static, **_CONVOLUTIONS),
+    'static-unsigned': partial(_static, **_UNSIGNED),
+    'static-matmul-qoperator': partial(_static, quant_format=QuantFormat.QOperator, **_PRODUCTS),  # whole-number operators in the file itself
+    'smooth': _smooth,
     'static-channels': partial(_static, per_channel=True),  # a scale for each channel of the weights
     'static-7bit': partial(_static, per_channel=True, reduce_range=True),  # the same, with weights of seven bits
     'static-entropy': partial(_static, even=True, calibrate_method=CalibrationMethod.Entropy),
@@ -104,7 +133,7 @@ def quantize(
     with _quietly(): WAYS[how](str(source), str(unfinished), calibration)
     return unfinished.replace(target)
 
-# %% ../nbs/07_quantization.ipynb #070029
+# %% ../nbs/07_quantization.ipynb #070031
 def rank_parts(
     source,  # the float file
     wavs: list,  # recordings, (samples,) at 16 kHz
@@ -121,7 +150,7 @@ def rank_parts(
             found[part] = round(float(np.abs(ask(f'{folder}/part.onnx') - exact).max()), 4)
     return dict(sorted(found.items(), key=lambda x: -x[1]))
 
-# %% ../nbs/07_quantization.ipynb #070033
+# %% ../nbs/07_quantization.ipynb #070035
 def round_in_training(
     net,  # a `SpokenLanguageClassifier`
 ):
@@ -142,7 +171,7 @@ def _unrounded(net):
     names = ((k.replace('parametrizations.weight.original', 'weight'), v) for k, v in net.state_dict().items())
     return {k: v for k, v in names if '.rounded.' not in k and 'parametrizations' not in k}
 
-# %% ../nbs/07_quantization.ipynb #070035
+# %% ../nbs/07_quantization.ipynb #070037
 def train_rounded(
     run,  # the folder of a finished run
     steps: int = 300,
@@ -167,53 +196,69 @@ def train_rounded(
     _finish(trainer, folder, parts['valid'])
     return folder
 
-# %% ../nbs/07_quantization.ipynb #070038
+# %% ../nbs/07_quantization.ipynb #070040
 def _timed(clf, wav):
     start = time.perf_counter(); clf.log_probabilities(wav)
     return 1000*(time.perf_counter() - start)
 
-# %% ../nbs/07_quantization.ipynb #070040
-def _one_variant(path, manifest, exact=None, seconds=6, rounds=15):
-    "Size, times, and where there are clips, accuracy and agreement of a file"
+def _times(paths, seconds=6, rounds=15):
+    "{name: times of a file} of files that are asked in turns; `faster` is the median of what the first one took, over what this one took"
+    wav, rows = np.random.default_rng(0).normal(0, .1, seconds*SAMPLE_RATE).astype('float32'), {name: {} for name in paths}
+    for threads in (1, 2):
+        clfs = [LanguageClassifier(p, threads=threads) for p in paths.values()]
+        ms = np.array([[_timed(clf, wav) for clf in clfs] for _ in range(rounds + 2)])[2:]
+        for name, own in zip(rows, ms.T):
+            rows[name] |= {f'p50_ms_{threads}': round(float(np.median(own)), 2), f'p95_ms_{threads}': round(float(np.quantile(own, .95)), 2),
+                           f'faster_{threads}': round(float(np.median(ms[:, 0]/own)), 2)}
+    return rows
+
+# %% ../nbs/07_quantization.ipynb #070042
+def _memory(path):
+    "MB by which a process grows that opens a file and hears 6 s with it"
+    code = """import psutil, sys, numpy as np; from spoken_lang import LanguageClassifier
+held = lambda: psutil.Process().memory_info().rss/1e6
+before = held(); clf = LanguageClassifier(sys.argv[1]); clf.log_probabilities(np.ones(96_000, 'float32')); print(held() - before)"""
+    return round(float(subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, check=True).stdout), 1)
+
+# %% ../nbs/07_quantization.ipynb #070044
+def _one_variant(path, manifest, exact=None):
+    "Size, memory, and where there are clips, accuracy and agreement of a file"
     start = time.perf_counter()
     clf = LanguageClassifier(path)
-    row = dict(mb=round(Path(path).stat().st_size/1e6, 2), load_ms=round(1000*(time.perf_counter() - start), 1))
-    wav = np.random.default_rng(0).normal(0, .1, seconds*SAMPLE_RATE).astype('float32')
-    for threads in (1, 2):
-        clf = LanguageClassifier(path, threads=threads)
-        times = [_timed(clf, wav) for _ in range(rounds + 2)][2:]
-        row |= {f'p50_ms_{threads}': round(float(np.median(times)), 2), f'p95_ms_{threads}': round(float(np.quantile(times, .95)), 2)}
+    row = dict(mb=round(Path(path).stat().st_size/1e6, 2), load_ms=round(1000*(time.perf_counter() - start), 1), memory_mb=_memory(path))
     if manifest is None: return row, None
-    report = evaluate(LanguageClassifier(path).classify, manifest)
+    report = evaluate(clf.classify, manifest)
     f, answers = report.figures(), report.clips.answer.values
     row |= dict(n=f['n'], f1=f['f1'], f1_interval=report.interval(200), iou=f['iou'], ece=report.ece())
     return row | dict(agreement=round(float((answers == (answers if exact is None else exact)).mean()), 4)), answers
 
-# %% ../nbs/07_quantization.ipynb #070041
+# %% ../nbs/07_quantization.ipynb #070045
 def run_study(
     source,  # an ONNX file of `export_onnx`
     manifest=None,  # clips with known languages that no scale was taken from; None measures size and speed alone
     calibration=None,  # recordings for the static ways
     ways=tuple(WAYS),
-    rounded=None,  # the ONNX file of `train_rounded`, to be quantized too, by `static` and `static-7bit`
+    rounded=None,  # the ONNX file of `train_rounded`, to be quantized too, by `static` and `static-conv`
     out=None,  # a JSON file
     **about,  # what the file should remember
 ) -> dict:  # {'about': ..., 'float32': {...}, way: {...}}; a way that fails has `error`
     "Quantize a file in every way, and measure each"
     flags = Path('/proc/cpuinfo').read_text().split() if Path('/proc/cpuinfo').exists() else []
     simd = [f for f in ('avx2', 'avx512f', 'avx512_vnni', 'avx_vnni', 'amx_int8') if f in flags]
-    found, exact = dict(about=dict(simd=simd, onnxruntime=ort.__version__, calibration=len(calibration or []), **about)), None
+    found, paths, exact = dict(about=dict(simd=simd, onnxruntime=ort.__version__, calibration=len(calibration or []), **about)), {}, None
     with tempfile.TemporaryDirectory() as folder:
-        trained = {f'trained, {how}': (rounded, how) for how in ('static', 'static-7bit') if rounded}
+        trained = {f'trained, {how}': (rounded, how) for how in ('static', 'static-conv') if rounded}
         for how, (file, way) in {'float32': (source, None), **{w: (source, w) for w in ways}, **trained}.items():
             try: path = quantize(file, Path(folder)/f'{how}.onnx', way, calibration) if way else file
             except Exception as e: found[how] = dict(error=f'{type(e).__name__}: {str(e)[:100]}'); continue  # of onnxruntime's tools, of many kinds
+            paths[how] = path
             found[how], answers = _one_variant(path, manifest, exact)
             if how == 'float32': exact = answers
+        for how, row in _times(paths).items(): found[how] |= row
     if out: Path(out).parent.mkdir(exist_ok=True); Path(out).write_text(json.dumps(found, indent=1) + '\n')
     return found
 
-# %% ../nbs/07_quantization.ipynb #070043
+# %% ../nbs/07_quantization.ipynb #070047
 def load_study(
     path,  # a file of `run_study`
 ) -> pd.DataFrame:  # a row for each way

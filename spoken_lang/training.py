@@ -121,6 +121,11 @@ def _check_together(config):
         raise ValueError(f'config: class_weights names {", ".join(sorted(strange))}, which is not among the labels {", ".join(config.labels)}.')
 
 # %% ../nbs/03_training.ipynb #030016
+def _listed(value, want):
+    "What the command line makes of `[a/b, c]` (a text) and of `a,b` (a tuple), as the list that is wanted"
+    if want is not list or not isinstance(value, (str, tuple)): return value
+    return [v.strip() for v in value.strip('[]').split(',')] if isinstance(value, str) else list(value)
+
 def read_config(
     path=None,  # a YAML file; None is an empty one
     **changes,  # keys to set otherwise
@@ -131,7 +136,8 @@ def read_config(
     except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f'{path}: not a YAML file ({" ".join(str(e).split())}).') from None
     if not isinstance(given, dict): raise ValueError(f'{path}: should hold lines such as `steps: 5000`.')
     types = typing.get_type_hints(TrainConfig)
-    for key, value in (given := {**given, **changes}).items(): _check(key, value, types)
+    given = {key: _listed(value, types.get(key)) for key, value in {**given, **changes}.items()}
+    for key, value in given.items(): _check(key, value, types)
     if not given.get('data'): raise ValueError(f'{path or "config"}: lacks the key `data`: folders, CSV manifests or parquet shards to train on.')
     _check_together(config := TrainConfig(**given))
     return config

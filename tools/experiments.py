@@ -62,6 +62,8 @@ CHANGES = {  # name: (what is other than in the base, in words; in keys of the c
     'dropout': ('dropout 0.3', dict(model=dict(hidden_size=192, dropout=.3))),
     'smoothing': ('label smoothing 0.15', dict(label_smoothing=.15)),
     'long-crops': ('crops of 3 to 5 s', dict(crop_seconds=[3., 5.])),
+    'longer-crops': ('crops of 4 to 6 s', dict(crop_seconds=[4., 6.])),
+    'long-crops-clean': ('crops of 3 to 5 s, clips as they are', dict(crop_seconds=[3., 5.], augment=False)),
     'narrow': ('96 channels', dict(model=dict(hidden_size=96))),
     'long': ('four times as many steps', dict(steps=4*STEPS, eval_every=4*STEPS)),
     'half-vox': ('VoxLingua107 a sixth of the draws', dict(source_shares={'voxlingua107-dev': .15})),

@@ -3,16 +3,16 @@
     python tools/faults.py [TIMES]   # kills for each kind of work (12)
 
 What was reported as saved must be there, and no half-written file may be read as whole. Training is killed by a slow test of nbs/03_training.ipynb,
-downloads that break off by tests of nbs/01_data.ipynb, an actor of Ray by one of nbs/11_scale.ipynb.
+an actor of Ray by one of nbs/11_scale.ipynb.
 """
-import csv, json, os, shutil, signal, subprocess, sys, tempfile, time
+import csv, http.server, io, json, os, shutil, signal, subprocess, sys, tempfile, threading, time, zipfile
 from pathlib import Path
 import numpy as np
 from spoken_lang import LanguageClassifier, load_audio
 from spoken_lang.inference import _answered
 
 OUT, CLI = Path('nbs/results/faults.json'), 'from spoken_lang.cli import main; main()'
-CLIPS = sorted(Path('nbs/samples').resolve().rglob('*.ogg'))
+CLIPS = sorted(Path('nbs/samples').resolve().rglob('*.flac'))
 
 
 def killed_after(seconds, code, *args):
@@ -26,7 +26,7 @@ def killed_after(seconds, code, *args):
 
 def prediction(times, rng, tmp):
     "`predict --results`: what was printed must be in the file; at the end, each file once"
-    for i in range(150): os.link(CLIPS[i % len(CLIPS)], tmp/f'{i:03}.ogg')
+    for i in range(150): os.link(CLIPS[i % len(CLIPS)], tmp/f'{i:03}.flac')
     wrong = killed = 0
     for t in range(times):
         results = tmp/f'r{t}.{("jsonl", "csv")[t % 2]}'
@@ -68,6 +68,58 @@ def export(times, rng, tmp):
     return dict(killed=killed, wrong=wrong)
 
 
+class _Slow(http.server.BaseHTTPRequestHandler):
+    "A server that sends a zip at about 4 MB a second, and knows ranges"
+    def log_message(self, *args): pass
+    def do_HEAD(self): self.do_GET(body=False)
+
+    def do_GET(self, body=True):
+        rest = self.whole[int(self.headers.get('Range', 'bytes=0-')[6:-1]):]
+        self.send_response(206 if 'Range' in self.headers else 200); self.send_header('Content-Length', str(len(rest))); self.end_headers()
+        try:
+            for i in range(0, len(rest) if body else 0, 40_000): self.wfile.write(rest[i:i + 40_000]); time.sleep(.01)
+        except OSError: pass  # who asked is dead
+
+
+def fetching(times, rng, tmp):
+    "`data download`: a folder that is there is whole, and the next call goes on"
+    with zipfile.ZipFile(buffer := io.BytesIO(), 'w') as z:
+        for i in range(80): z.writestr(f'it/{i}.wav', rng.bytes(100_000))
+    _Slow.whole = buffer.getvalue()
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), _Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = "import sys; from spoken_lang.data import download; print('ready', flush=True); download('voxlingua107', 'it', sys.argv[1], sys.argv[2])"
+    wrong = killed = gone_on = 0
+    for t in range(times):
+        folder, ended = tmp/str(t), False
+        while not ended:
+            _, dead = killed_after(rng.uniform(1.5, 6), code, folder, f'http://127.0.0.1:{server.server_port}')
+            killed, ended = killed + dead, not dead
+            there = folder/'voxlingua107'/'it'
+            wrong += there.exists() and len(list(there.iterdir())) != 80
+            gone_on += dead and (folder/'voxlingua107'/'it.zip.part').exists()
+        wrong += sorted(p.read_bytes() for p in there.iterdir()) != sorted(zipfile.ZipFile(buffer).read(n) for n in zipfile.ZipFile(buffer).namelist())
+    server.shutdown()
+    return dict(killed=killed, went_on_from_a_part=gone_on, wrong=wrong)
+
+
+def read_only(tmp):
+    "What writes, in a folder that may not be written to: a sentence and an exit code"
+    shutil.copy('spoken_lang/models/starter.onnx', tmp/'model.onnx')
+    (tmp/'old.csv').write_text('path,status,language,seconds,probabilities,error\n')
+    tmp.chmod(0o500); (tmp/'old.csv').chmod(0o400)
+    as_others = ['setpriv', '--bounding-set=-dac_override,-dac_read_search'] if os.geteuid() == 0 else []  # root, but bound by permissions
+    asked = dict(predict=['predict', CLIPS[0], '--results', tmp/'new.csv'], go_on=['predict', CLIPS[0], '--results', tmp/'old.csv'],
+                 ray=['predict', CLIPS[0], '--ray', '--results', tmp/'folder'], train=['train', '--data', CLIPS[0].parents[1], '--labels', 'de,it', '--workspace', tmp],
+                 quantize=['quantize', tmp, '--how', 'float16'])
+    found = {}
+    for name, args in asked.items():
+        p = subprocess.run([*as_others, sys.executable, '-c', CLI, *map(str, args)], capture_output=True, text=True)
+        sentence = p.stderr.strip().split('\n')[-1].replace(str(tmp), 'FOLDER')
+        found[name] = dict(exit_code=p.returncode, sentence=sentence)
+    return dict(wrong=sum(f['exit_code'] not in (1, 2) or not f['sentence'].startswith('spoken_lang: ') for f in found.values()), said=found)
+
+
 def full_disk(tmp):
     "Results on a disk of 64 kB: a sentence and an exit code; and what was reported is there"
     if os.geteuid(): return dict(skipped='needs root to mount a small disk')
@@ -83,7 +135,6 @@ def full_disk(tmp):
 
 if __name__ == '__main__':
     times, rng, found = int(sys.argv[1]) if len(sys.argv) > 1 else 12, np.random.default_rng(0), {}
-    for work in (prediction, flagging, export): found[work.__name__] = work(times, rng, Path(tempfile.mkdtemp())); print(work.__name__, found[work.__name__], flush=True)
-    found['full_disk'] = full_disk(Path(tempfile.mkdtemp()))
+    for work in (prediction, flagging, export, fetching): found[work.__name__] = work(times, rng, Path(tempfile.mkdtemp())); print(work.__name__, found[work.__name__], flush=True)
+    for work in (read_only, full_disk): found[work.__name__] = work(Path(tempfile.mkdtemp())); print(work.__name__, found[work.__name__], flush=True)
     OUT.write_text(json.dumps(found, indent=1) + '\n')
-    print(found['full_disk'])

@@ -13,7 +13,7 @@ import numpy as np, psutil
 from spoken_lang import LanguageClassifier
 
 OUT = Path('nbs/results/load.json')
-CLIPS = {p: p.parent.name for p in sorted(Path('nbs/samples').rglob('*.ogg'))}
+CLIPS = {p: p.parent.name for p in sorted(Path('nbs/samples').rglob('*.flac'))}
 NAMES = dict(en='English', it='Italian', fr='French', de='German', gsw='Swiss German')
 
 
@@ -87,8 +87,8 @@ def ray(n=3000):
     import pandas as pd, spoken_lang.scale as scale
     tmp, rates, memory, wrong = Path(tempfile.mkdtemp()), [], [], 0
     clips = list(CLIPS)
-    for i in range(n): os.link(clips[i % len(clips)], tmp/f'{CLIPS[clips[i % len(clips)]]}-{i}.ogg')
-    paths, ended = sorted(tmp.glob('*.ogg')), threading.Event()
+    for i in range(n): os.link(clips[i % len(clips)], tmp/f'{CLIPS[clips[i % len(clips)]]}-{i}.flac')
+    paths, ended = sorted(tmp.glob('*.flac')), threading.Event()
     scale._ray()
 
     def watch():

@@ -1,6 +1,6 @@
 """Speech from text: the clips of nbs/samples, and shards for training.
 
-    python tools/speak.py samples                         # nbs/samples/<language>/<voice>.ogg, by SVOX Pico and espeak-ng
+    python tools/speak.py samples                         # nbs/samples/<language>/<voice>.flac, by SVOX Pico and espeak-ng
     python tools/speak.py pairs TEXT.tsv OUT.parquet      # a line: Swiss German, tab, the same in Standard German
     python tools/speak.py sentences TEXT.tsv OUT.parquet  # a line: language code, tab, sentences
     python tools/speak.py diphones TEXT.tsv OUT.parquet   # the same, by voices that were cut from human speech
@@ -54,11 +54,11 @@ def samples(folder='nbs/samples'):
     espeak = Espeak()
     for language, text in SENTENCES.items():
         for name, (pitch, variant) in VOICES.items():
-            path = Path(folder)/language/f'{name}.ogg'
+            path = Path(folder)/language/f'{name}.flac'
             path.parent.mkdir(parents=True, exist_ok=True)
             if language in PICO: wav = _program(['pico2wave', '-l', PICO[language]], f'<pitch level="{pitch}">{text}</pitch>')
             else: wav = espeak(text, 'de', variant)
-            sf.write(path, wav, 16_000, format='OGG', subtype='OPUS')
+            sf.write(path, wav, 16_000, subtype='PCM_16')
 
 
 def _row(wav, language, source, speaker, recording, origin, license, format='OGG'):
