@@ -82,5 +82,5 @@ def classify_dataset(
     size = actors or int(ray.cluster_resources()['CPU'])
     data = data.map_batches(_Listener, fn_constructor_args=(model, kwargs), batch_size=min(block, 32), batch_format='pyarrow',
                             compute=ray.data.ActorPoolStrategy(size=size))
-    data.write_parquet(str(out), ray_remote_args=dict(num_cpus=0))
+    data.write_parquet(str(out), ray_remote_args=dict(num_cpus=0), concurrency=math.ceil(size/16))
     return out
