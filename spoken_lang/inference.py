@@ -51,6 +51,7 @@ class LanguageClassifier:
         if 'labels' not in meta: raise ValueError(f'{path}: not a model of ours. Give an ONNX file of `spoken_lang export`.')
         self.path, self.labels, self.temperature = Path(path), json.loads(meta['labels']), float(meta.get('temperature', 1))
         self.min_known = float(meta.get('min_known', .5))  # below it, speech is in none of the languages
+        self.min_speech = float(meta.get('min_speech', .5))  # below it, nobody speaks
         self.languages = [l for l in self.labels if l not in ('other', 'none')]
 
     def __repr__(self): return f'LanguageClassifier({self.path.name}: {", ".join(self.languages)})'
@@ -150,7 +151,7 @@ def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     p = dict(sorted(zip(codes, np.exp(score - np.logaddexp.reduce(score)).tolist()), key=lambda x: -x[1]))
     total = np.exp(mean[[self.labels.index(l) for l in self.languages]]).sum()
     known = float(total/(total + self._probability(mean, 'other')))
-    status = 'no_speech' if speech.max() < .5 else 'unknown_language' if known < self.min_known else 'ok'
+    status = 'no_speech' if speech.max() < self.min_speech else 'unknown_language' if known < self.min_known else 'ok'
     return Prediction({} if status == 'no_speech' else p, status, heard, speech=float(speech.max()), known=known)
 
 # %% ../nbs/06_inference.ipynb #060037
