@@ -51,7 +51,6 @@ class LanguageClassifier:
         if 'labels' not in meta: raise ValueError(f'{path}: not a model of ours. Give an ONNX file of `spoken_lang export`.')
         self.path, self.labels, self.temperature = Path(path), json.loads(meta['labels']), float(meta.get('temperature', 1))
         self.min_known = float(meta.get('min_known', .5))  # below it, speech is in none of the languages
-        self.min_speech = float(meta.get('min_speech', .5))  # below it, nobody speaks
         self.languages = [l for l in self.labels if l not in ('other', 'none')]
 
     def __repr__(self): return f'LanguageClassifier({self.path.name}: {", ".join(self.languages)})'
@@ -151,7 +150,7 @@ def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     p = dict(sorted(zip(codes, np.exp(score - np.logaddexp.reduce(score)).tolist()), key=lambda x: -x[1]))
     total = np.exp(mean[[self.labels.index(l) for l in self.languages]]).sum()
     known = float(total/(total + self._probability(mean, 'other')))
-    status = 'no_speech' if speech.max() < self.min_speech else 'unknown_language' if known < self.min_known else 'ok'
+    status = 'no_speech' if speech.max() < .5 else 'unknown_language' if known < self.min_known else 'ok'
     return Prediction({} if status == 'no_speech' else p, status, heard, speech=float(speech.max()), known=known)
 
 # %% ../nbs/06_inference.ipynb #060037
@@ -218,7 +217,7 @@ def _append(results, p):
     try:
         with open(results, 'a', encoding='utf-8') as f: f.write(_to_line(p, Path(results).suffix != '.csv') + '\n')
     except OSError as e:
-        raise OSError(f'{results}: cannot be written ({e.strerror}). What stands in it is kept: once that is mended, the same call goes on.') from None
+        raise OSError(f'{results}: cannot be written ({e.strerror}). What stands in it is kept: once that is mended, go on by the same call.') from None
 
 # %% ../nbs/06_inference.ipynb #060055
 @patch

@@ -13,7 +13,7 @@ import numpy as np, onnx, onnxruntime as ort, torch
 import spoken_lang
 from torch import nn
 from .core import SAMPLE_RATE
-from .evaluation import fit_min_known, fit_min_speech, fit_temperature
+from .evaluation import fit_min_known, fit_temperature
 from .model import LogMel, SpokenLanguageClassifier, SpokenLanguageConfig
 
 # %% ../nbs/05_onnx_export.ipynb #050007
@@ -122,11 +122,10 @@ def export_run(
     model, held_out = SpokenLanguageClassifier.from_pretrained(run/'model'), np.load(run/'valid.npz')
     answers, labels = (held_out['logits'], held_out['labels']), _labels(model)
     temperature = fit_temperature(*answers)
-    limits = dict(min_known=fit_min_known(*answers, labels, temperature, held_out['sources']),
-                  min_speech=fit_min_speech(*answers, labels, temperature))
+    min_known = fit_min_known(*answers, labels, temperature, held_out['sources'])
     made = json.loads((run/'versions.json').read_text()) if (run/'versions.json').exists() else {}
     if made.get('commit'): metadata = dict(commit=made['commit']) | metadata
-    path = export_onnx(model, run/'model.onnx', temperature, **limits, **metadata)
+    path = export_onnx(model, run/'model.onnx', temperature, min_known=min_known, **metadata)
     verify_onnx(model, path)
     return path
 

@@ -25,7 +25,7 @@ def browser_page():
     from spoken_lang.inference import LanguageClassifier
     folder, clf = Path('nbs/browser'), LanguageClassifier.from_pretrained()
     shutil.copy(clf.path, folder/'model.onnx')
-    (folder/'model.json').write_text(json.dumps(dict(labels=clf.labels, temperature=clf.temperature, min_known=clf.min_known, min_speech=clf.min_speech)))
+    (folder/'model.json').write_text(json.dumps(dict(labels=clf.labels, temperature=clf.temperature, min_known=clf.min_known)))
     if (folder/'ort').exists(): return
     if not (npm := shutil.which('npm')): return print('npm is not here: the page "Try it" is built without onnxruntime-web, and will not answer.')
     with tempfile.TemporaryDirectory() as tmp:

@@ -8,7 +8,7 @@ const NAMES = {en: 'English', it: 'Italian', fr: 'French', de: 'German', gsw: 'S
 const sum = x => x.reduce((a, b) => a + b, 0)
 const logsumexp = x => { const top = Math.max(...x); return top + Math.log(sum(x.map(v => Math.exp(v - top)))) }
 
-let model  // {session, labels, temperature, min_known, min_speech, languages}, loaded when it is first needed
+let model  // {session, labels, temperature, min_known, languages}, loaded when it is first needed
 
 async function load() {
   ort.env.wasm.wasmPaths = here('ort/')
@@ -69,7 +69,7 @@ function decide(rows, only) {  // {status, probabilities: [[code, p], ...]}
   const probabilities = codes.map((c, i) => [c, Math.exp(scores[i] - total)]).sort((x, y) => y[1] - x[1])
   const ours = sum(model.languages.map(l => Math.exp(mean[model.labels.indexOf(l)])))
   const known = ours/(ours + probability(mean, 'other'))
-  if (Math.max(...speech) < model.min_speech) return {status: 'no_speech', probabilities: []}
+  if (Math.max(...speech) < .5) return {status: 'no_speech', probabilities: []}
   return {status: known < model.min_known ? 'unknown_language' : 'ok', probabilities}
 }
 
