@@ -217,7 +217,7 @@ def _append(results, p):
     try:
         with open(results, 'a', encoding='utf-8') as f: f.write(_to_line(p, Path(results).suffix != '.csv') + '\n')
     except OSError as e:
-        raise OSError(f'{results}: cannot be written ({e.strerror}). What stands in it is kept: once that is mended, go on by the same call.') from None
+        raise OSError(f'{results}: cannot be written ({e.strerror}). What it holds is kept: once that is mended, go on by the same call.') from None
 
 # %% ../nbs/06_inference.ipynb #060055
 @patch
