@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'SAMPLE_RATE', 'STATUSES', 'Language', 'find_language', 'AudioError', 'audio_files', 'name_of',
-           'stream_audio', 'load_audio', 'spread_windows', 'Prediction']
+           'stream_audio', 'load_audio', 'audio_info', 'spread_windows', 'Prediction']
 
 # %% ../nbs/00_core.ipynb #000004
-import difflib, io, os
+import difflib, io, os, sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -54,13 +55,35 @@ class AudioError(ValueError):
     "A recording that cannot be read; the message is one sentence that says which, why and what to do"
 
 # %% ../nbs/00_core.ipynb #000017
-_SUFFIXES = set('.wav .flac .ogg .opus .mp3 .m4a .mp4 .webm .aac .aiff .wma .mov .mkv .amr .3gp'.split())
+_SUFFIXES = set("""
+    .wav .wave .w64 .rf64 .bwf .aif .aiff .aifc .caf .au .snd .sph .nist .voc .ircam .sf .avr .pvf .paf .svx
+    .flac .ogg .oga .ogv .ogx .opus .spx .mp1 .mp2 .mp3 .mpa .mpga .m2a .aac .adts .loas .ac3 .eac3 .dts .thd .mlp
+    .m4a .m4b .m4r .m4v .mp4 .mov .qt .3gp .3g2 .3ga .f4a .f4v .mka .mkv .webm .weba .avi .flv .wma .wmv .asf
+    .mpg .mpeg .vob .ts .m2ts .mts .amr .awb .ape .tta .tak .wv .mpc .shn .ra .rm .rmvb .qcp .oma .aa3 .dss .nut
+    """.split())
 
+def _hidden(name): return name.startswith('.') or name == '__MACOSX'
+
+def _walk(folder):
+    "Every file below `folder` that is not hidden; links are followed, each folder once"
+    seen = set()
+    for top, folders, files in os.walk(folder, followlinks=True):
+        inode = os.stat(top)
+        new = (inode.st_dev, inode.st_ino) not in seen
+        seen.add((inode.st_dev, inode.st_ino))
+        folders[:] = [f for f in sorted(folders) if new and not _hidden(f)]
+        if new: yield from (Path(top)/f for f in files if not _hidden(f))
+
+# %% ../nbs/00_core.ipynb #0000a2
 def audio_files(
-    folder,  # a folder; every folder below it is walked too
+    folder,  # a folder; every folder below it is walked too, also behind links
 ) -> list:  # paths, sorted
-    "The recordings below `folder`, told by their suffix"
-    return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in _SUFFIXES and not p.name.startswith('.'))
+    "The recordings below `folder`, told by their suffix; a line on stderr counts the files passed over, by suffix"
+    files = list(_walk(folder))
+    other = Counter(p.suffix.lower() or 'no suffix' for p in files if p.suffix.lower() not in _SUFFIXES)
+    counts = ', '.join(f'{n} {suffix}' for suffix, n in other.most_common())
+    if other: print(f'{folder}: {other.total()} files passed over ({counts})', file=sys.stderr)
+    return sorted(p for p in files if p.suffix.lower() in _SUFFIXES)
 
 # %% ../nbs/00_core.ipynb #000020
 SAMPLE_RATE = 16_000  # Hz; what every model here listens to
@@ -194,6 +217,30 @@ def load_audio(
             raise AudioError(f'{name_of(source)}: is longer than {max_seconds/60:g} minutes. Cut it, or hear it piece by piece with `stream_audio`.')
     if not n: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return np.concatenate(blocks)
+
+# %% ../nbs/00_core.ipynb #0000b1
+def _plausible(f, size):
+    "Whether an open SoundFile can hold as much sound as its header says"
+    seconds = f.frames/f.samplerate
+    lossless = f.format not in ('OGG', 'MP3') and f.subtype not in ('VORBIS', 'OPUS')
+    return 0 < f.frames < 2**62 and f.format != 'MP3' and size/seconds > (20 if lossless else 1000)
+
+# %% ../nbs/00_core.ipynb #0000b2
+def audio_info(
+    source,  # a path, bytes or a file object
+) -> tuple:  # (seconds, rate in Hz)
+    "Length and rate of a recording: from its header where that can be right, else counted; `AudioError` for what is none"
+    file, name = _opened(source)
+    size = os.path.getsize(file) if isinstance(file, str) else file.seek(0, 2)
+    if not isinstance(file, str): file.seek(0)
+    try:
+        with sf.SoundFile(file) as f:
+            if _for_soundfile(file) and _plausible(f, size): return f.frames/f.samplerate, f.samplerate
+    except (sf.LibsndfileError, AudioError): pass
+    if not isinstance(file, str): file.seek(0)
+    parts = [(len(b)/rate, rate) for b, rate in _blocks(file, name)]
+    if not parts: raise AudioError(f'{name}: holds no audio samples. Give a file with sound in it.')
+    return sum(s for s, _ in parts), parts[0][1]
 
 # %% ../nbs/00_core.ipynb #000052
 def spread_windows(
