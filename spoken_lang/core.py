@@ -104,6 +104,7 @@ def _note_end(notes, end, expected):
 def _soundfile_blocks(file, notes):
     "Yield (samples (n, channels) float32, rate) from libsndfile, up to its first short read"
     with sf.SoundFile(file) as f:
+        f.seekable = lambda: False  # else each read is followed by a jump, which not all formats can
         size = max(1, _BLOCK//f.channels)
         n, full = 0, True
         while full:
@@ -189,7 +190,8 @@ def _zero(container, stream):
     if container.format.name not in _CLOCKED or container.format.name == 'ogg':
         return float((stream.start_time or 0)*stream.time_base)
     start = (container.start_time or 0)/1e6
-    return start if abs(start) > 3600 else 0.
+    delay = container.format.name in ('mpegts', 'mpeg') and abs(start) < 2  # of the multiplexer
+    return start if delay or abs(start) > 3600 else 0.
 
 def _packets(container, stream):
     "The packets of a stream; of AAC in WAV, which has no bounds between frames, one with everything"
@@ -214,15 +216,16 @@ def _expected(container, stream, file):
 def _av_frames(container, stream, notes):
     "Yield decoded frames; packets that cannot be decoded are passed over"
     import av
-    bad, n = 0, 0
+    bad, n, end = 0, 0, 0
     try:
         for packet in _packets(container, stream):
             n += 1
+            if packet and packet.pos: end = packet.pos + packet.size
             try: yield from stream.codec_context.decode(packet)
             except av.InvalidDataError: bad += 1
     except (av.FFmpegError, ValueError) as e:
         if n <= bad: raise
-        notes.append(f'breaks off ({_reason(e)})')
+        if end < .98*container.size: notes.append(f'breaks off ({_reason(e)})')
     if bad > max(2, .02*n): notes.append(f'{bad} of {n} packets could not be decoded')
 
 # %% ../nbs/00_core.ipynb #0000d1
@@ -280,8 +283,9 @@ def _chain_blocks(file, notes, links):
             except AudioError as e: notes.append(f'a part of the chain is left out: {e}')
 
 # %% ../nbs/00_core.ipynb #0000d8
-_SOUNDFILE_ONLY = (b'RIFF', b'RIFX', b'RF64', b'FORM', b'fLaC', b'OggS', b'.snd', b'dns.', b'caff', b'riff', b'NIST', b'Creative',
-                   b' paf', b'fap ', b'MATLAB', b'PVF1', b'2BIT', b'd\xa3', b'\0\x03\xa3d', b'\0\0\x03\xe8')
+def _unnamed_blocks(file, notes):
+    "As `_soundfile_blocks`, of a file without a name, by whose suffix libsndfile would guess"
+    with _as_file(file) as f: yield from _soundfile_blocks(_Part(f), notes)
 
 def _decoders(file):
     "Functions of (file, notes) that may decode a file, the likeliest first"
@@ -294,8 +298,8 @@ def _decoders(file):
     unknown = head[:4] == b'fLaC' and not (head[21] & 15 or any(head[22:26]))  # samples, 36 bits; from a pipe they are 0
     first = head[:4] in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'FORM') and head[8:12] != b'AVI ' and not unknown
     if first or links and links[0][2]: return [_soundfile_blocks, _av_blocks]
-    known = head.startswith(_SOUNDFILE_ONLY)  # of others, libsndfile writes remarks to the terminal
-    return [_av_blocks, _soundfile_blocks] if known else [_av_blocks]
+    mpeg = head[:3] == b'ID3' or head[:1] == b'\xff'  # on which libsndfile writes remarks to the terminal
+    return [_av_blocks] if mpeg else [_av_blocks, _unnamed_blocks]
 
 # %% ../nbs/00_core.ipynb #000029
 _NO_HEADER = '.ul .al .ulaw .alaw .ulw .mulaw .pcm .raw .sw .sb .uw .ub .s16 .s8 .u8 .gsm .g722 .g726 .sln .vox'.split()
@@ -317,7 +321,7 @@ def _blocks(file, name, notes):
             opened = True
         except Exception as e:  # foreign bytes can break a decoder in any way
             if n: notes.append(f'breaks off ({_reason(e)})')
-            reasons.append(_reason(e))
+            reasons.append(f'{"ffmpeg" if decode is _av_blocks else "libsndfile"}: {_reason(e)}')
         if n: return
     if not opened: raise AudioError(f'{name}: not a recording that can be read ({"; ".join(dict.fromkeys(reasons))}). {_advice(name)}')
 
