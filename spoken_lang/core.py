@@ -91,6 +91,8 @@ def audio_files(
 SAMPLE_RATE = 16_000  # Hz; what every model here listens to
 _BLOCK = 2**20  # numbers decoded at a time: a minute of sound at 16 kHz
 
+def _as_file(file): return open(file, 'rb') if isinstance(file, str) else nullcontext(file)
+
 def _reason(e):
     "What a decoder complained of, without the path and the full stop"
     return str(getattr(e, 'strerror', None) or getattr(e, 'error_string', None) or e).split(': ')[-1].rstrip('.')
@@ -101,6 +103,19 @@ def _note_end(notes, end, expected):
         notes.append(f'ends after {end:.1f} s, where its header says {expected:.1f} s')
 
 # %% ../nbs/00_core.ipynb #000022
+def _promised(file):
+    "How many times the sound that is there a RIFF or AIFF header promises; 1 where it does not say"
+    with _as_file(file) as f:
+        size = f.seek(0, 2)
+        f.seek(0)
+        at, order = 12, 'little' if f.read(4) == b'RIFF' else 'big'
+        while at + 8 < size:
+            f.seek(at)
+            name, n = f.read(4), int.from_bytes(f.read(4), order)
+            if name in (b'data', b'SSND'): return n/(size - at - 8) if n < 2**31 - 2**16 else 1.
+            at += 8 + n + n%2
+    return 1.
+
 def _soundfile_blocks(file, notes):
     "Yield (samples (n, channels) float32, rate) from libsndfile, up to its first short read"
     with sf.SoundFile(file) as f:
@@ -110,12 +125,18 @@ def _soundfile_blocks(file, notes):
         while full:
             try: block = f.read(size, dtype='float32', always_2d=True)
             except sf.LibsndfileError as e:
-                if n: return notes.append(f'breaks off after {n/f.samplerate:.1f} s ({_reason(e)})')
-                raise
+                if not n and size == 4096: raise
+                if size > 4096:  # what there is before the damage
+                    size = 4096
+                    f.seek(n)
+                    continue
+                return notes.append(f'breaks off after {n/f.samplerate:.1f} s ({_reason(e)})')
             n += len(block)
             full = len(block) == size
             if len(block): yield block, f.samplerate
-        _note_end(notes, n/f.samplerate, f.frames/f.samplerate)
+        end, header = n/f.samplerate, f.frames/f.samplerate
+        riff = f.format in ('WAV', 'WAVEX', 'AIFF')
+    _note_end(notes, end, max(header, end*_promised(file)) if riff else header)
 
 # %% ../nbs/00_core.ipynb #0000c4
 class _Part(io.RawIOBase):
@@ -140,8 +161,6 @@ class _Part(io.RawIOBase):
         return len(data)
 
 # %% ../nbs/00_core.ipynb #0000c6
-def _as_file(file): return open(file, 'rb') if isinstance(file, str) else nullcontext(file)
-
 @contextmanager
 def _av_open(file):
     "(container, audio stream) of ffmpeg's demuxers"
@@ -202,14 +221,17 @@ def _packets(container, stream):
     return [av.Packet(data), None]
 
 # %% ../nbs/00_core.ipynb #0000cf
+_WITH_LENGTH = *_CLOCKED, 'flac', 'au', 'aiff', 'nistsphere', 'tta', 'mp3'  # formats whose header has one
+
 def _expected(container, stream, file):
     "Seconds until the end of the stream by its header; 0 where no header says"
     format, time = container.format.name, stream.duration
+    if format not in _WITH_LENGTH: return 0.
     if format == 'mp3':  # without such a frame, ffmpeg guesses from the first bit rate
-        with _as_file(file) as f: f.seek(0); head = f.read(2**16)
-        if not re.search(rb'(Xing|Info)\0\0\0[\0-\x0f]|VBRI', head): return 0.
-    elif format not in _CLOCKED: return 0.
-    if time: return float((time + max(0, stream.start_time or 0))*stream.time_base)
+        with _as_file(file) as f:
+            f.seek(0)
+            if not re.search(rb'(Xing|Info)\0\0\0[\0-\x0f]|VBRI', f.read(2**16)): return 0.
+    if time: return float((time + (stream.start_time or 0))*stream.time_base) - _zero(container, stream)
     return (container.duration or 0)/1e6 if len(container.streams) == 1 else 0.
 
 # %% ../nbs/00_core.ipynb #0000d0
@@ -260,17 +282,17 @@ def _ogg_pages(f):
 # %% ../nbs/00_core.ipynb #0000d5
 def _ogg_links(f):
     "[(start, end, whether libsndfile reads it well)] of the links of an open Ogg file"
-    links, begun, before, longest = [], True, 0, 0
+    links, begun, before, longest = [], True, None, 0
     for at, flags, samples, packets, first in _ogg_pages(f):
         if flags & 2 and (begun or not links):  # a stream begins, after pages of others: a new link
-            longest = 5760 if first[:8] == b'OpusHead' else 1 << (first[28] >> 4) if first[:7] == b'\x01vorbis' else 0
+            longest = 5760 if first[:8] == b'OpusHead' else 1 << (first[28] >> 4) if first[:7] == b'\x01vorbis' and len(first) > 28 else 0
             links.append([at, at, longest > 0])
-            begun, before = False, 0
+            begun, before = False, None
         elif flags & 2 and links: links[-1][2] = False  # several streams at once
         elif links:
             begun = True
-            if samples >= 0 and before > 0: links[-1][2] &= samples - before <= (packets + 1)*longest
-            before = max(before, samples)
+            if before is not None: links[-1][2] &= samples - before <= (packets + 1)*longest
+            before = max(before or 0, samples)
     for link, after in zip(links, [*links[1:], [f.seek(0, 2)]]): link[1] = after[0]
     return [tuple(link) for link in links]
 
@@ -573,8 +595,9 @@ def _last_end(container, stream, packets):
     end, total = 0., 0.
     for p in packets:
         if not p.size: continue
-        if not p.duration: return 0.
-        total += float(p.duration*p.time_base)
+        lasts = float((p.duration or 0)*p.time_base)
+        if not 0 < lasts < 10: return 0.
+        total += lasts
         if p.pts is not None: end = max(end, float((p.pts + p.duration)*p.time_base) - _zero(container, stream))
     return end if container.format.name in _CLOCKED and end < total + _MAX_GAPS else total
 
@@ -582,6 +605,7 @@ def _av_info(file):
     "(seconds, rate) by the clock at the end of the file, or by all packets; None where neither says"
     if _decoders(file)[0] is not _av_blocks: return None
     with _av_open(file) as (container, stream):
+        if container.format.name == 'aac': return None  # ffmpeg counts by the first rate
         end, rate = 0., stream.codec_context.sample_rate
         if container.format.name in _CLOCKED and container.duration:
             container.seek(max(0, container.duration - 10**6))  # µs
