@@ -402,14 +402,15 @@ def split_sources(
     "The different sounds in the channels of a block"
     if block.shape[1] == 1: return [block[:, 0]]
     power = (block**2).mean(0)
-    loud = [c for c in np.argsort(-power, kind='stable')[:8] if power[c] >= power.max()/1000]
-    varied = [c for c in loud if _level_range(block[:, c]) > 5]
+    order = [c for c in np.argsort(-power, kind='stable')[:8] if power[c] >= power.max()/1e6]
+    order = [c for c in order if _level_range(block[:, c]) > 5] or order
     sources = []
-    for c in varied or loud:
+    for c in order:
         wav = block[:, c]
+        if power[c] < power[order[0]]/1000: break  # 30 dB below
         same = next((s for s in sources if _similarity(s[0], wav) > .5), None)
         if same is None: sources.append([wav])
-        elif (same[0]*wav).sum() > .9*np.sqrt((same[0]**2).sum()*(wav**2).sum()): same.append(wav)
+        elif ((same[0] - wav)**2).sum() < .2*(same[0]**2).sum(): same.append(wav)
     return [np.mean(s, axis=0) for s in sources]
 
 # %% ../nbs/00_core.ipynb #0000e6
