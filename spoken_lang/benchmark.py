@@ -22,7 +22,7 @@ def time_in_turns(
     works: dict,  # {name: a function without arguments}
     rounds: int = 20,
     rest: float = 0.,  # s to wait before each run
-) -> dict:  # {name: {'p50_ms', 'p95_ms', 'speedup'}}; `speedup` is the median over rounds of the first one's time by this one's
+) -> dict:  # {name: {'p50_ms', 'p95_ms', 'speedup'}}; the last is the median of the first one's time by its own
     "Time functions in alternation, after a round to warm up"
     times = {name: [] for name in works}
     for n in range(rounds + 1):
@@ -34,7 +34,8 @@ def time_in_turns(
     first = np.array(next(iter(times.values())))
     def summary(t):
         p50, p95 = np.quantile(t, [.5, .95])
-        return dict(p50_ms=round(float(p50), 2), p95_ms=round(float(p95), 2), speedup=round(float(np.median(first/t)), 2))
+        speedup = np.median(first/t)
+        return {k: round(float(v), 2) for k, v in dict(p50_ms=p50, p95_ms=p95, speedup=speedup).items()}
     return {name: summary(np.array(t)) for name, t in times.items()}
 
 # %% ../nbs/10_benchmark.ipynb #100012
@@ -130,7 +131,7 @@ def time_files(
     paths: dict,  # {name: model file}
     seconds: int = 6,  # of the recording
     rounds: int = 15,
-) -> dict:  # {name: {'p50_ms_1', 'p95_ms_1', 'faster_1', and the same for two threads}}; `faster` as `speedup` of `time_in_turns`
+) -> dict:  # {name: {'p50_ms_1', 'p95_ms_1', 'faster_1' (`speedup` of `time_in_turns`), and the same with _2}}
     "Time model files in alternation, on one thread and on two"
     wav = np.random.default_rng(0).normal(0, .1, seconds*SAMPLE_RATE).astype('float32')
     rows = {name: {} for name in paths}
@@ -138,7 +139,8 @@ def time_files(
         clfs = {name: LanguageClassifier(p, threads=threads) for name, p in paths.items()}
         works = {name: partial(clf.logits, wav) for name, clf in clfs.items()}
         for name, t in time_in_turns(works, rounds, rest=.1*(threads > 1)).items():
-            rows[name] |= {f'p50_ms_{threads}': t['p50_ms'], f'p95_ms_{threads}': t['p95_ms'], f'faster_{threads}': t['speedup']}
+            t['faster'] = t.pop('speedup')
+            rows[name] |= {f'{k}_{threads}': v for k, v in t.items()}
     return rows
 
 # %% ../nbs/10_benchmark.ipynb #070042
@@ -148,7 +150,8 @@ def model_memory(
     "By how much a fresh process grows that opens a file and classifies 6 s with it"
     code = """import psutil, sys, numpy as np; from spoken_lang import LanguageClassifier
 held = lambda: psutil.Process().memory_info().rss/1e6
-before = held(); clf = LanguageClassifier(sys.argv[1]); clf.logits(np.ones(96_000, 'float32')); print(held() - before)"""
+before, clf = held(), LanguageClassifier(sys.argv[1])
+clf.logits(np.ones(96_000, 'float32')); print(held() - before)"""
     done = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, check=True)
     return round(float(done.stdout), 1)
 
@@ -167,12 +170,13 @@ def measure_file(
     report = evaluate(clf.classify, manifest)
     f, answers = report.figures(), report.clips.answer.values
     agreement = round(float((answers == (answers if exact is None else exact)).mean()), 4)
-    return row | dict(n=f['n'], f1=f['f1'], f1_interval=report.interval(200), iou=f['iou'], ece=report.ece(), agreement=agreement), answers
+    row |= dict(n=f['n'], f1=f['f1'], f1_interval=report.interval(200), iou=f['iou'], ece=report.ece())
+    return row | dict(agreement=agreement), answers
 
 # %% ../nbs/10_benchmark.ipynb #070045
 def run_study(
     source,  # an ONNX file of `export_onnx`
-    manifest=None,  # clips with known languages that no scale was taken from; None measures size and speed alone
+    manifest=None,  # clips with known languages, apart from `calibration`; None measures size and speed alone
     calibration=None,  # recordings for the static ways
     ways=tuple(WAYS),
     rounded=None,  # the ONNX file of `train_rounded`, to be quantized too, by `static` and `static-conv`
@@ -184,7 +188,8 @@ def run_study(
     found, paths, exact = {}, {}, None
     trained = {f'trained, {how}': (rounded, how) for how in ('static', 'static-conv') if rounded}
     with tempfile.TemporaryDirectory() as folder:
-        for how, (file, way) in {'float32': (source, None), **{w: (source, w) for w in ways}, **trained}.items():
+        files = {'float32': (source, None), **{w: (source, w) for w in ways}, **trained}
+        for how, (file, way) in files.items():
             try: path = quantize(file, Path(folder)/f'{how}.onnx', way, calibration) if way else file
             except Exception as e:  # of onnxruntime's tools, of many kinds
                 found[how] = dict(error=f'{type(e).__name__}: {str(e)[:100]}')
@@ -233,7 +238,8 @@ def _batches(clip, rounds=12):
     "Eight windows one by one and at once, on one thread"
     session, wav = LanguageClassifier.from_pretrained().session, load_audio(clip)
     one, eight = (dict(wavs=np.stack([wav]*n), lengths=np.array([len(wav)]*n)) for n in (1, 8))
-    return time_in_turns(dict(one_by_one=lambda: [session.run(None, one) for _ in range(8)], at_once=lambda: session.run(None, eight)), rounds)
+    def one_by_one(): return [session.run(None, one) for _ in range(8)]
+    return time_in_turns(dict(one_by_one=one_by_one, at_once=lambda: session.run(None, eight)), rounds)
 
 # %% ../nbs/10_benchmark.ipynb #100035
 def _growth(clip, n=10_000):
@@ -254,9 +260,11 @@ def run_benchmark(
     torch.set_num_threads(1)
     wav, clip = load_audio(clip), str(Path(tempfile.mkdtemp())/'six.ogg')
     sf.write(clip, wav[:6*SAMPLE_RATE], SAMPLE_RATE, format='OGG', subtype='OPUS')
-    found = dict(file=_file_to_answer(clip), start=_start(clip), growth=_growth(clip), many_files=_many_files(clip),
-                 batches=_batches(clip), long_file=_long_file(clip), peers=_against_peers(clip),
-                 graphs_s2t_medium=_graphs(s2t_medium_config()), graphs_starter=_graphs(SpokenLanguageConfig(hidden_size=192), 50))
+    works = dict(file=_file_to_answer, start=_start, growth=_growth, many_files=_many_files, batches=_batches,
+                 long_file=_long_file, peers=_against_peers)
+    found = {name: work(clip) for name, work in works.items()}
+    found |= dict(graphs_s2t_medium=_graphs(s2t_medium_config()),
+                  graphs_starter=_graphs(SpokenLanguageConfig(hidden_size=192), 50))
     model = LanguageClassifier.from_pretrained().path
     if out: save_results(out, about('python -m spoken_lang.benchmark', model, n=1, seed=0), **found)
     return found

@@ -111,8 +111,11 @@ def predict(
     from spoken_lang.inference import LanguageClassifier
     clf = LanguageClassifier.from_pretrained(model)
     if timeline: answers = _timelines(clf, _files(paths), languages)
-    else: answers = clf.classify_files(_files(paths), int(workers) if workers else None, results=results, languages=languages)
-    count = _write_segments(answers, format) if format in _OTHER_FORMATS else show_predictions(answers, format)
+    else:
+        workers = int(workers) if workers else None
+        answers = clf.classify_files(_files(paths), workers, results=results, languages=languages)
+    write = _write_segments if format in _OTHER_FORMATS else show_predictions
+    count = write(answers, format)
     if count['error']: raise SystemExit(1)
 
 # %% ../nbs/09_cli.ipynb #090019
@@ -168,7 +171,8 @@ def _report(clf, clips, out=None, **more):
     from spoken_lang.evaluation import evaluate
     report = evaluate(clf.classify, clips)
     _show(report)
-    if out: save_results(out, about(' '.join(['spoken_lang', *sys.argv[1:]]), clf.path, len(clips), **more), all=report.to_dict())
+    command = ' '.join(['spoken_lang', *sys.argv[1:]])
+    if out: save_results(out, about(command, clf.path, len(clips), **more), all=report.to_dict())
 
 # %% ../nbs/09_cli.ipynb #090026
 @_command
@@ -177,12 +181,13 @@ def eval(
     model=None,  # an ONNX file, or the folder of a run; by default the shipped one
     role=None,  # of parquet shards, keep the rows with this role
     out=None,  # a JSON file for the figures
-    config=None,  # in place of `data`: evaluate `model`, or the newest run of this config's workspace, on the clips it held out
-    split=None,  # with `config`: `test`, `valid` or `train`; by default `test` where one was kept, else `valid`
-    onnx_runtime=None,  # False: the PyTorch checkpoint of a run, in place of its ONNX file; by default as the config says
+    config=None,  # in place of `data`: the clips that `model`, or the newest run of its workspace, held out
+    split=None,  # with `config`: `test`, `valid` or `train`; by default `test` where one was kept
+    onnx_runtime=None,  # False: the PyTorch checkpoint of a run; by default as the config says, or True
 ):
     "Evaluate a model: macro figures with an interval, and tables by language and source"
-    if config: return _eval_run(config, model, split, out, **({} if onnx_runtime is None else dict(onnx_runtime=onnx_runtime)))
+    changes = {} if onnx_runtime is None else dict(onnx_runtime=onnx_runtime)
+    if config: return _eval_run(config, model, split, out, **changes)
     from spoken_lang.training import TrainConfig, read_data
     if not data: raise ValueError('evaluate on what? Name a folder, a CSV or shards, e.g. spoken_lang eval nbs/samples')
     clf = _classifier(model, onnx_runtime is not False)
@@ -197,9 +202,10 @@ def _newest_run(workspace):
     return runs[-1]
 
 def _classifier(model, onnx_runtime=True):
-    "The classifier of an ONNX file or a run: a run's ONNX file is made where it is missing; without onnxruntime, its checkpoint"
+    "The classifier of an ONNX file or a run, whose ONNX file is made where it is missing; or of its checkpoint"
     from spoken_lang.inference import LanguageClassifier
-    if onnx_runtime and not (model and (Path(model)/'model').is_dir()): return LanguageClassifier.from_pretrained(model)
+    is_run = model and (Path(model)/'model').is_dir()
+    if onnx_runtime and not is_run: return LanguageClassifier.from_pretrained(model)
     from spoken_lang.onnx_export import checkpoint_classifier, export_run
     if not onnx_runtime: return checkpoint_classifier(model)
     if not (Path(model)/'model.onnx').exists(): export_run(model)
@@ -207,7 +213,7 @@ def _classifier(model, onnx_runtime=True):
 
 # %% ../nbs/09_cli.ipynb #3563fc46
 def _eval_run(config, run=None, split=None, out=None, **changes):
-    "Evaluate a run on a part of its own split, by its ONNX file or, where the config says so, by its PyTorch checkpoint"
+    "Evaluate a run on a part of its own split, by its ONNX file or, if the config says so, by its checkpoint"
     from spoken_lang.training import read_config, read_data, split_data
     settings = read_config(config, **changes)
     run = Path(run or _newest_run(settings.workspace))

@@ -5,16 +5,19 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'COLOURS', 'OTHER_COLOUR', 'SAMPLE_RATE', 'WINDOW', 'MIN_SECONDS', 'SILENCE', 'STATUSES', 'FIELDS',
            'NOT_LANGUAGES', 'FORMATS', 'Language', 'language_name', 'find_language', 'AudioError', 'audio_files',
-           'name_of', 'stream_audio', 'load_audio', 'spread_windows', 'trim_silence', 'Prediction', 'log_softmax',
-           'pool_windows', 'find_candidates', 'known_share', 'window_shares', 'evidence', 'decide', 'header_line',
-           'to_line', 'from_json', 'from_row', 'write_predictions', 'read_predictions', 'device', 'commit', 'about',
-           'save_results', 'load_results']
+           'split_sources', 'to_mono', 'int_bits', 'from_array', 'name_of', 'open_source', 'stream_channels',
+           'stream_audio', 'load_audio', 'audio_info', 'spread_evenly', 'seek_windows', 'trim_silence', 'Prediction',
+           'log_softmax', 'pool_windows', 'find_candidates', 'known_share', 'window_shares', 'evidence', 'decide',
+           'header_line', 'to_line', 'from_json', 'from_row', 'write_predictions', 'read_predictions', 'device',
+           'commit', 'about', 'save_results', 'load_results']
 
 # %% ../nbs/00_core.ipynb #000004
-import difflib, io, os
-from collections.abc import Iterator
-from contextlib import nullcontext
+import difflib, io, os, re, sys
+from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 import numpy as np, soundfile as sf, soxr
 
@@ -68,95 +71,412 @@ class AudioError(ValueError):
     "A recording that cannot be read; the message is one sentence that says which, why and what to do"
 
 # %% ../nbs/00_core.ipynb #000017
-_SUFFIXES = set('.wav .flac .ogg .opus .mp3 .m4a .mp4 .webm .aac .aiff .wma .mov .mkv .amr .3gp'.split())
+_SUFFIXES = set("""
+    .wav .wave .w64 .rf64 .bwf .aif .aiff .aifc .caf .au .snd .sph .nist .voc .ircam .sf .avr .pvf .paf .svx
+    .flac .ogg .oga .ogv .ogx .opus .spx .mp1 .mp2 .mp3 .mpa .mpga .m2a .aac .adts .loas .ac3 .eac3 .dts .thd .mlp
+    .m4a .m4b .m4r .m4v .mp4 .mov .qt .3gp .3g2 .3ga .f4a .f4v .mka .mkv .webm .weba .avi .flv .wma .wmv .asf
+    .mpg .mpeg .vob .ts .m2ts .mts .amr .awb .ape .tta .tak .wv .mpc .shn .ra .rm .rmvb .qcp .oma .aa3 .dss .nut
+    """.split())
 
+def _hidden(name): return name.startswith('.') or name == '__MACOSX'
+
+def _walk(folder):
+    "Every file below `folder` that is not hidden; links are followed, each folder once"
+    seen = set()
+    for top, folders, files in os.walk(folder, followlinks=True):
+        inode = os.stat(top)
+        new = (inode.st_dev, inode.st_ino) not in seen
+        seen.add((inode.st_dev, inode.st_ino))
+        folders[:] = [f for f in sorted(folders) if new and not _hidden(f)]
+        if new: yield from (Path(top)/f for f in files if not _hidden(f))
+
+# %% ../nbs/00_core.ipynb #0000a2
 def audio_files(
-    folder,  # a folder; every folder below it is walked too
+    folder,  # a folder; every folder below it is walked too, also behind links
 ) -> list:  # paths, sorted
-    "The recordings below `folder`, told by their suffix"
-    return sorted(p for p in Path(folder).rglob('*') if p.suffix.lower() in _SUFFIXES and not p.name.startswith('.'))
+    "The recordings below `folder`, told by their suffix; a line on stderr counts the files passed over, by suffix"
+    files = list(_walk(folder))
+    other = Counter(p.suffix.lower() or 'no suffix' for p in files if p.suffix.lower() not in _SUFFIXES)
+    counts = ', '.join(f'{n} {suffix}' for suffix, n in other.most_common())
+    if other: print(f'{folder}: {other.total()} files passed over ({counts})', file=sys.stderr)
+    return sorted(p for p in files if p.suffix.lower() in _SUFFIXES)
 
 # %% ../nbs/00_core.ipynb #000020
 SAMPLE_RATE = 16_000  # Hz; what every model here listens to
 _BLOCK = 2**20  # numbers decoded at a time: a minute of sound at 16 kHz
 
-def _soundfile_blocks(file):
-    "Yield (samples (n, channels) float32, rate) from a path or file object that libsndfile can read"
-    with sf.SoundFile(file) as f:
-        for block in f.blocks(blocksize=_BLOCK//f.channels, dtype='float32', always_2d=True): yield block, f.samplerate
-
-# %% ../nbs/00_core.ipynb #000022
 def _as_file(file): return open(file, 'rb') if isinstance(file, str) else nullcontext(file)
 
-def _av_blocks(file):
-    "The same through ffmpeg's decoders; packets that do not decode are passed over"
-    import av
-    no_links = {'protocol_whitelist': 'none'}  # a playlist may name any file or address: nothing it names is opened
-    with _as_file(file) as f, av.open(f, mode='r', options=no_links, metadata_errors='ignore') as container:
-        if not container.streams.audio: raise AudioError('it has no audio track')
-        to_float = av.AudioResampler(format='fltp')
-        for packet in container.demux(container.streams.audio[0]):
-            try: frames = packet.decode()
-            except av.InvalidDataError: continue
-            for frame in frames:
-                for f in to_float.resample(frame): yield f.to_ndarray().T, f.sample_rate
-
-# %% ../nbs/00_core.ipynb #000025
 def _reason(e):
     "What a decoder complained of, without the path and the full stop"
     return str(getattr(e, 'strerror', None) or getattr(e, 'error_string', None) or e).split(': ')[-1].rstrip('.')
 
-# %% ../nbs/00_core.ipynb #000027
-def _for_soundfile(file):
-    "Whether a file begins as those do that libsndfile reads well"
-    with _as_file(file) as f: magic = f.read(4)
-    if hasattr(file, 'seek'): file.seek(0)
-    return magic in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'OggS', b'FORM')
+def _note_end(notes, end, expected):
+    "Note that a recording of `expected` seconds ended after `end` seconds"
+    if end < expected - .3 and expected < 2**40:
+        notes.append(f'ends after {end:.1f} s, where its header says {expected:.1f} s')
+
+# %% ../nbs/00_core.ipynb #000022
+def _promised(file):
+    "How many times the sound that is there a RIFF or AIFF header promises; 1 where it does not say"
+    with _as_file(file) as f:
+        size = f.seek(0, 2)
+        f.seek(0)
+        at, order = 12, 'little' if f.read(4) == b'RIFF' else 'big'
+        while at + 8 < size:
+            f.seek(at)
+            name, n = f.read(4), int.from_bytes(f.read(4), order)
+            if name in (b'data', b'SSND'): return n/(size - at - 8) if n < 2**31 - 2**16 else 1.
+            at += 8 + n + n%2
+    return 1.
+
+def _soundfile_blocks(file, notes):
+    "Yield (samples (n, channels) float32, rate) from libsndfile, up to its first short read"
+    with sf.SoundFile(file) as f:
+        f.seekable = lambda: False  # else each read is followed by a jump, which not all formats can
+        size = max(1, _BLOCK//f.channels)
+        n, full = 0, True
+        while full:
+            try: block = f.read(size, dtype='float32', always_2d=True)
+            except sf.LibsndfileError as e:
+                if not n and size == 4096: raise
+                if size > 4096:  # what there is before the damage
+                    size = 4096
+                    f.seek(n)
+                    continue
+                return notes.append(f'breaks off after {n/f.samplerate:.1f} s ({_reason(e)})')
+            n += len(block)
+            full = len(block) == size
+            if len(block): yield block, f.samplerate
+        end, header = n/f.samplerate, f.frames/f.samplerate
+        riff = f.format in ('WAV', 'WAVEX', 'AIFF')
+    _note_end(notes, end, max(header, end*_promised(file)) if riff else header)
+
+# %% ../nbs/00_core.ipynb #0000c4
+class _Part(io.RawIOBase):
+    "The bytes `start` to `end` of an open file, as a file without a name"
+    def __init__(self, file, start=0, end=None):
+        self.file, self.start, self.at = file, start, 0
+        self.size = (file.seek(0, 2) if end is None else end) - start
+
+    def readable(self): return True
+    def seekable(self): return True
+    def tell(self): return self.at
+
+    def seek(self, offset, whence=0):
+        self.at = max(0, (0, self.at, self.size)[whence] + offset)
+        return self.at
+
+    def readinto(self, buffer):
+        self.file.seek(self.start + self.at)
+        data = self.file.read(max(0, min(len(buffer), self.size - self.at)))
+        buffer[:len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+# %% ../nbs/00_core.ipynb #0000c6
+@contextmanager
+def _av_open(file):
+    "(container, audio stream) of ffmpeg's demuxers"
+    import av
+    no_links = {'protocol_whitelist': 'none'}  # a playlist may name any file or address: nothing it names is opened
+    with _as_file(file) as f, av.open(_Part(f), mode='r', options=no_links, metadata_errors='ignore') as container:
+        if not container.streams.audio: raise AudioError('it has no audio track')
+        yield container, container.streams.audio[0]
+
+# %% ../nbs/00_core.ipynb #0000c9
+def _frame_samples(frame):
+    "(samples, channels) float32 of a decoded frame"
+    x, count = frame.to_ndarray(), len(frame.layout.channels)
+    x = x.T if frame.format.is_planar else x.reshape(-1, count)
+    if x.dtype.kind == 'f': return x.astype('float32')
+    half = 2.**(8*x.dtype.itemsize - 1)
+    return ((x - half if x.dtype.kind == 'u' else x)/half).astype('float32')
+
+# %% ../nbs/00_core.ipynb #0000cc
+_CLOCKED = 'matroska,webm', 'mov,mp4,m4a,3gp,3g2,mj2', 'mpegts', 'mpeg', 'flv', 'asf', 'nut', 'ogg'
+_MAX_GAP, _MAX_GAPS = 6*3600, 12*3600  # seconds without sound that are believed: at a time, and in all
+
+class _Clock:
+    "Where the frames of a stream belong, in seconds from the player's zero"
+    def __init__(self, zero, trusted=True): self.zero, self.trusted, self.end, self.gaps = zero, trusted, 0., 0.
+
+    def at(self, frame):
+        "When a frame begins"
+        if frame.pts is None or not frame.time_base: return self.end
+        return float(frame.pts*frame.time_base) - self.zero
+
+    def gap(self, frame):
+        "Seconds between the frame before and this one; below 0 they overlap"
+        gap = self.at(frame) - self.end if self.trusted else 0.
+        if gap < -1 or gap > _MAX_GAP or self.gaps + gap > _MAX_GAPS:  # set anew
+            self.zero += gap
+            gap = 0.
+        if abs(gap) <= .02: gap = 0.
+        self.gaps += max(0., gap)
+        self.end += gap + frame.samples/max(1, frame.sample_rate)
+        return gap
+
+# %% ../nbs/00_core.ipynb #0000ce
+def _zero(container, stream):
+    "Seconds on the container's clock that the player calls 0: its own 0, unless the clock runs since days"
+    if container.format.name not in _CLOCKED or container.format.name == 'ogg':
+        return float((stream.start_time or 0)*stream.time_base)
+    start = (container.start_time or 0)/1e6
+    delay = container.format.name in ('mpegts', 'mpeg') and abs(start) < 2  # of the multiplexer
+    return start if delay or abs(start) > 3600 else 0.
+
+def _packets(container, stream):
+    "The packets of a stream; of AAC in WAV, which has no bounds between frames, one with everything"
+    if (container.format.name, stream.codec_context.name) != ('wav', 'aac'): return container.demux(stream)
+    import av
+    data = b''.join(bytes(p) for p in container.demux(stream))
+    if len(data) > 2**23: raise AudioError('it holds more than 8 MB of AAC in WAV')
+    return [av.Packet(data), None]
+
+# %% ../nbs/00_core.ipynb #0000cf
+_WITH_LENGTH = *_CLOCKED, 'flac', 'au', 'aiff', 'nistsphere', 'tta', 'mp3'  # formats whose header has one
+
+def _expected(container, stream, file):
+    "Seconds until the end of the stream by its header; 0 where no header says"
+    format, time = container.format.name, stream.duration
+    if format not in _WITH_LENGTH: return 0.
+    if format == 'mp3':  # without such a frame, ffmpeg guesses from the first bit rate
+        with _as_file(file) as f:
+            f.seek(0)
+            if not re.search(rb'(Xing|Info)\0\0\0[\0-\x0f]|VBRI', f.read(2**16)): return 0.
+    if time: return float((time + (stream.start_time or 0))*stream.time_base) - _zero(container, stream)
+    return (container.duration or 0)/1e6 if len(container.streams) == 1 else 0.
+
+# %% ../nbs/00_core.ipynb #0000d0
+def _av_frames(container, stream, notes):
+    "Yield decoded frames; packets that cannot be decoded are passed over"
+    import av
+    bad, n, end = 0, 0, 0
+    try:
+        for packet in _packets(container, stream):
+            n += 1
+            if packet and packet.pos: end = packet.pos + packet.size
+            try: yield from stream.codec_context.decode(packet)
+            except av.InvalidDataError: bad += 1
+    except (av.FFmpegError, ValueError) as e:
+        if n <= bad: raise
+        if end < .98*container.size: notes.append(f'breaks off ({_reason(e)})')
+    if bad > max(2, .02*n): notes.append(f'{bad} of {n} packets could not be decoded')
+
+# %% ../nbs/00_core.ipynb #0000d1
+def _av_blocks(file, notes):
+    "Yield (samples (n, channels) float32, rate) from ffmpeg's decoders, and (None, seconds) for gaps between them"
+    with _av_open(file) as (container, stream):
+        expected = _expected(container, stream, file)
+        clock = _Clock(_zero(container, stream), container.format.name in _CLOCKED)
+        for frame in _av_frames(container, stream, notes):
+            gap, rate = clock.gap(frame), frame.sample_rate
+            if gap > 0: yield None, gap
+            block = _frame_samples(frame)[max(0, round(-gap*rate)):]
+            if len(block): yield block, rate
+        if clock.end: _note_end(notes, clock.end, expected)
+
+# %% ../nbs/00_core.ipynb #0000d4
+def _ogg_pages(f):
+    "Yield (offset, flags, samples so far, packets that end here, first bytes) of the pages of an open Ogg file"
+    at, size = 0, f.seek(0, 2)
+    while at < size:
+        f.seek(at)
+        head = f.read(27)
+        if head[:4] != b'OggS' or len(head) < 27:  # damaged: look for the next page
+            f.seek(at + 1)
+            found = f.read(2**16).find(b'OggS')
+            at += found + 1 if found >= 0 else 2**16 - 3
+            continue
+        lacing = f.read(head[26])
+        yield at, head[5], int.from_bytes(head[6:14], 'little', signed=True), sum(n < 255 for n in lacing), f.read(32)
+        at += 27 + len(lacing) + sum(lacing)
+
+# %% ../nbs/00_core.ipynb #0000d5
+def _ogg_links(f):
+    "[(start, end, whether libsndfile reads it well)] of the links of an open Ogg file"
+    links, begun, before, longest = [], True, None, 0
+    for at, flags, samples, packets, first in _ogg_pages(f):
+        if flags & 2 and (begun or not links):  # a stream begins, after pages of others: a new link
+            longest = 5760 if first[:8] == b'OpusHead' else 1 << (first[28] >> 4) if first[:7] == b'\x01vorbis' and len(first) > 28 else 0
+            links.append([at, at, longest > 0])
+            begun, before = False, None
+        elif flags & 2 and links: links[-1][2] = False  # several streams at once
+        elif links:
+            begun = True
+            if before is not None: links[-1][2] &= samples - before <= (packets + 1)*longest
+            before = max(before or 0, samples)
+    for link, after in zip(links, [*links[1:], [f.seek(0, 2)]]): link[1] = after[0]
+    return [tuple(link) for link in links]
+
+# %% ../nbs/00_core.ipynb #0000d7
+def _chain_blocks(file, notes, links):
+    "The blocks of all links of a chained Ogg, one after the other"
+    with _as_file(file) as f:
+        for start, end, _ in links:
+            try: yield from _blocks(_Part(f, start, end), 'a link', notes)
+            except AudioError as e: notes.append(f'a part of the chain is left out: {e}')
+
+# %% ../nbs/00_core.ipynb #0000d8
+def _unnamed_blocks(file, notes):
+    "As `_soundfile_blocks`, of a file without a name, by whose suffix libsndfile would guess"
+    with _as_file(file) as f: yield from _soundfile_blocks(_Part(f), notes)
+
+def _decoders(file):
+    "Functions of (file, notes) that may decode a file, the likeliest first"
+    with _as_file(file) as f:
+        f.seek(0)
+        head = f.read(32)
+        links = _ogg_links(f) if head[:4] == b'OggS' else []
+        f.seek(0)
+    if len(links) > 1: return [partial(_chain_blocks, links=links)]
+    unknown = head[:4] == b'fLaC' and not (head[21] & 15 or any(head[22:26]))  # samples, 36 bits; from a pipe they are 0
+    first = head[:4] in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'FORM') and head[8:12] != b'AVI ' and not unknown
+    if first or links and links[0][2]: return [_soundfile_blocks, _av_blocks]
+    mpeg = head[:3] == b'ID3' or head[:1] == b'\xff'  # on which libsndfile writes remarks to the terminal
+    return [_av_blocks] if mpeg else [_av_blocks, _unnamed_blocks]
 
 # %% ../nbs/00_core.ipynb #000029
-def _blocks(file, name):
-    "Yield (samples (n, channels) float32, rate) from any file; `AudioError` where no decoder can"
-    try:
-        if _for_soundfile(file): yield from _soundfile_blocks(file)
-        else: yield from _av_blocks(file)
-    except AudioError as e: raise AudioError(f'{name}: {e}. Give a file with sound in it.') from None
-    except Exception as e:  # foreign bytes can break a decoder in any way
-        raise AudioError(f'{name}: not a recording that can be read ({_reason(e)}). Is it complete, and really audio?') from None
+_NO_HEADER = '.ul .al .ulaw .alaw .ulw .mulaw .pcm .raw .sw .sb .uw .ub .s16 .s8 .u8 .gsm .g722 .g726 .sln .vox'.split()
+
+def _advice(name):
+    if Path(name).suffix.lower() not in _NO_HEADER: return 'Is it complete, and really audio?'
+    return 'Sound without a header has no rate: convert it, e.g. ffmpeg -f mulaw -ar 8000 -i IN OUT.wav'
+
+def _blocks(file, name, notes):
+    "The blocks and gaps of any file by the first decoder that yields a sample; `AudioError` where none does"
+    reasons, opened = [], False
+    for decode in _decoders(file):
+        n = 0
+        if not isinstance(file, str): file.seek(0)
+        try:
+            for block, rate in decode(file, notes):
+                n += block is not None
+                yield block, rate
+            opened = True
+        except Exception as e:  # foreign bytes can break a decoder in any way
+            if n: notes.append(f'breaks off ({_reason(e)})')
+            reasons.append(f'{"ffmpeg" if decode is _av_blocks else "libsndfile"}: {_reason(e)}')
+        if n: return
+    if not opened: raise AudioError(f'{name}: not a recording that can be read ({"; ".join(dict.fromkeys(reasons))}). {_advice(name)}')
 
 # %% ../nbs/00_core.ipynb #000033
-def _to_mono(block, name):
-    "Average the channels of (n, channels), and refuse NaN and infinity"
-    mono = block.mean(1, dtype='float32') if block.shape[1] > 1 else block[:, 0]
-    if not np.isfinite(mono).all(): raise AudioError(f'{name}: holds NaN or infinite samples. Export it again from its source.')
-    return mono
+class _Resampler:
+    "A stream of (n, channels) blocks at one rate to 16 kHz"
+    def __init__(self, rate, channels):
+        self.setup = rate, channels
+        self.stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, channels)
+
+    def __call__(self, block, last=False):
+        if self.stream is None: return block
+        wav = np.ascontiguousarray(block[:, 0] if block.shape[1] == 1 else block)
+        return self.stream.resample_chunk(wav, last=last).reshape(-1, block.shape[1])
+
+    def flush(self): return self(np.zeros((0, self.setup[1]), 'float32'), last=True)
 
 # %% ../nbs/00_core.ipynb #000035
 def _resampled(blocks, name):
-    "Yield blocks of (n,) float32 at 16 kHz from blocks of (n, channels) at any one rate"
-    stream = None
+    "Yield blocks of (n, channels) float32 at 16 kHz, and gaps, from blocks at any rates"
+    resample = None
     for block, rate in blocks:
-        mono = _to_mono(block, name)
-        if rate == SAMPLE_RATE: yield mono; continue
-        if not 100 <= rate <= 1e6: raise AudioError(f'{name}: has a sample rate of {rate} Hz, which is no sound. Is it complete, and really audio?')
-        if stream is None: stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1)
-        yield stream.resample_chunk(mono)
-    if stream is not None: yield stream.resample_chunk(np.zeros(0, 'float32'), last=True)
+        setup = None if block is None else (rate, block.shape[1])
+        if resample and resample.setup != setup: yield resample.flush(), SAMPLE_RATE
+        if block is None:
+            resample = None
+            yield None, rate
+            continue
+        if not 100 <= rate <= 1e6:
+            raise AudioError(f'{name}: has a sample rate of {rate} Hz, which is no sound. Is it complete, and really audio?')
+        if not np.isfinite(block).all():
+            raise AudioError(f'{name}: holds NaN or infinite samples. Export it again from its source.')
+        if not resample or resample.setup != setup: resample = _Resampler(*setup)
+        yield resample(block), SAMPLE_RATE
+    if resample: yield resample.flush(), SAMPLE_RATE
+
+# %% ../nbs/00_core.ipynb #0000e2
+def _level_range(wav, frame=320):
+    "dB between the loud and the quiet 20 ms frames of (samples,); speech has 20 and more, a steady tone almost 0"
+    n = max(1, len(wav)//frame)
+    power = (wav[:n*frame].reshape(n, -1)**2).mean(1) + 1e-12
+    quiet, loud = np.quantile(power, [.1, .95])
+    return 10*np.log10(loud/quiet)
+
+def _similarity(a, b, within=320):
+    "Largest absolute correlation of two signals, (samples,), over shifts of up to 20 ms"
+    size = 1 << (len(a) + within).bit_length()
+    c = np.fft.irfft(np.fft.rfft(a, size)*np.conj(np.fft.rfft(b, size)))
+    near = np.r_[c[:within + 1], c[-within:]]
+    return float(np.abs(near).max()/np.sqrt((a**2).sum()*(b**2).sum() + 1e-12))
+
+# %% ../nbs/00_core.ipynb #0000e4
+def split_sources(
+    block: np.ndarray,  # (samples, channels), 16 kHz, of some seconds
+) -> list:  # of (samples,) arrays, the loudest first: one, unless channels differ
+    "The different sounds in the channels of a block"
+    if block.shape[1] == 1: return [block[:, 0]]
+    power = (block**2).mean(0)
+    order = [c for c in np.argsort(-power, kind='stable')[:8] if power[c] >= power.max()/1e6]
+    order = [c for c in order if _level_range(block[:, c]) > 5] or order
+    sources = []
+    for c in order:
+        wav = block[:, c]
+        if power[c] < power[order[0]]/1000: break  # 30 dB below
+        same = next((s for s in sources if _similarity(s[0], wav) > .5), None)
+        if same is None: sources.append([wav])
+        elif ((same[0] - wav)**2).sum() < .2*(same[0]**2).sum(): same.append(wav)
+    return [np.mean(s, axis=0) for s in sources]
+
+# %% ../nbs/00_core.ipynb #0000e6
+def to_mono(
+    block: np.ndarray,  # (samples, channels), 16 kHz
+    channel: int = None,  # which one, from 0; None: the mean of its sources
+    name: str = 'the recording',  # for messages
+) -> np.ndarray:  # (samples,)
+    "One channel of a block; `AudioError` where it has no such channel"
+    if channel is None: return sources[0] if len(sources := split_sources(block)) == 1 else np.mean(sources, axis=0)
+    if channel in range(block.shape[1]): return block[:, channel]
+    raise AudioError(f'{name}: has no channel {channel}. Choose one of 0 to {block.shape[1] - 1}.')
 
 # %% ../nbs/00_core.ipynb #000038
-def _from_array(wav, rate):
-    "(n, channels) float32 from an array of any number type, shaped (n,), (n, channels) or (channels, n)"
-    wav = np.asarray(wav)
+def _array(wav, rate):
+    "The array of something array-like; `AudioError` for what is no sound"
+    try: wav = np.asarray(wav)
+    except ValueError: wav = np.array(None)
     if not isinstance(rate, (int, float, np.number)) or not 100 <= rate <= 1e6:
         raise AudioError(f'an array needs its sample rate in Hz, not {rate!r}. Pass (array, rate).')
-    if wav.ndim not in (1, 2) or wav.dtype.kind not in 'iuf':
-        raise AudioError(f'an array of shape {wav.shape} and type {wav.dtype} is not sound. '
-                         'Pass numbers, (samples,) or (samples, channels).')
+    if wav.ndim in (1, 2) and wav.dtype.kind in 'iuf': return wav
+    raise AudioError(f'an array of shape {wav.shape} and type {wav.dtype} is not sound. '
+                     'Pass numbers, (samples,) or (samples, channels).')
+
+def int_bits(
+    wav: np.ndarray,  # whole numbers
+) -> int:  # 8, 16, 24, 32 or 64
+    "Bits of the samples: those of the type, or, in wide types, the fewest that hold them all"
+    if wav.dtype.itemsize < 4: return 8*wav.dtype.itemsize
+    top = max(int(wav.max(initial=0)), -int(wav.min(initial=0)) - 1)
+    if wav.dtype.itemsize == 4: return 16 if top < 2**15 else 32
+    return next((bits for bits in (16, 24, 32) if top < 2**(bits - 1)), 64)
+
+# %% ../nbs/00_core.ipynb #0000f0
+def from_array(
+    wav,  # (samples,), (samples, channels) or (channels, samples), of any number type; a list
+    rate: float,  # Hz
+    notes: list = None,  # what was supposed about it is added here
+    bits: int = 0,  # of whole numbers, at least
+    channels_last: bool = False,  # never (channels, samples)
+) -> np.ndarray:  # (samples, channels) float32
+    "An array as floats, channels last; `AudioError` for what is no sound"
+    wav = _array(wav, rate)
     if wav.ndim == 1 or not wav.size: wav = wav.reshape(-1, 1)
-    if 0 < wav.shape[0] < wav.shape[1]: wav = wav.T
-    kind, half = wav.dtype.kind, 2.**(8*wav.dtype.itemsize - 1)
-    wav = wav.astype('float32')
-    if kind == 'u': wav -= half
-    return wav/np.float32(half) if kind in 'iu' else wav
+    if 0 < wav.shape[0] < wav.shape[1] and not channels_last: wav = wav.T
+    kind, width = wav.dtype.kind, 8*wav.dtype.itemsize
+    if kind == 'f': return wav.astype('float32')
+    bits = max(bits, int_bits(wav))
+    if width == 32 and bits == 16 and wav.any() and notes is not None:
+        notes.append('its 32-bit values all fit into 16 bits and were taken for 16-bit samples')
+    middle = 2**(width - 1) if kind == 'u' and (width < 32 or bits == width) else 0
+    return ((wav.astype('float64') - middle)/2.**(bits - 1)).astype('float32')
 
 # %% ../nbs/00_core.ipynb #000041
 def name_of(source):
@@ -164,80 +484,271 @@ def name_of(source):
     return str(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, 'name', 'the recording'))
 
 # %% ../nbs/00_core.ipynb #000043
-def _opened(source):
-    "(path or file object, its name in messages), or `AudioError` for what is not there to be read"
+_MAX_BYTES = 2**30  # that are read into memory from what cannot go back
+
+def _rewound(source, name):
+    "A file object that can go back to its beginning; `AudioError` for text, nothing and too much"
+    if not isinstance(source.read(0), (bytes, type(None))): raise AudioError(f'{name}: is open as text. Open it with mode "rb".')
+    try: seekable = source.seekable()
+    except AttributeError: seekable = hasattr(source, 'seek')
+    if not seekable:
+        parts, size = [], 0
+        while part := source.read(2**20):
+            parts.append(part)
+            size += len(part)
+            if size > _MAX_BYTES: raise AudioError(f'{name}: is larger than 1 GB. Save it to a file, and give its path.')
+        source = io.BytesIO(b''.join(parts))
+    source.seek(0, 2)
+    if not source.tell(): raise AudioError(f'{name}: is empty. Give a file with sound in it.')
+    source.seek(0)
+    return source
+
+# %% ../nbs/00_core.ipynb #0000f2
+def open_source(
+    source,  # a path, bytes or a file object
+) -> tuple:
+    "(path, or file object that can go back; its name in messages); `AudioError` for what is not there to be read"
     if isinstance(source, (bytes, bytearray, memoryview)): source = io.BytesIO(source)
-    if hasattr(source, 'read'):
-        name = name_of(source)
-        if source.seekable() and not source.seek(0, 2): raise AudioError(f'{name}: is empty. Give a file with sound in it.')
-        source.seek(0)
-        return source, name
     name = name_of(source)
     try:
+        if hasattr(source, 'read'): return _rewound(source, name), name
         with open(source, 'rb') as f:
             if not f.read(1): raise AudioError(f'{name}: is empty. Give a file with sound in it.')
+    except AudioError: raise
     except (OSError, TypeError, ValueError) as e:
-        if isinstance(e, AudioError): raise
-        raise AudioError(f'{name}: cannot be opened ({getattr(e, "strerror", None) or e}). Check the path and its permissions.') from None
+        reason = getattr(e, 'strerror', None) or e
+        raise AudioError(f'{name}: cannot be opened ({reason}). Check the path and its permissions.') from None
     return os.fspath(source), name
+
+# %% ../nbs/00_core.ipynb #0000f4
+def stream_channels(
+    source,  # a path, bytes, a file object, or (array, rate)
+    rate: int = None,  # Hz, where `source` is a bare array
+    notes: list = None,  # sentences on what is wrong with it are added here
+):  # yields ((samples, channels) float32, 16 kHz) and (None, seconds of a gap)
+    "Yield a recording piece by piece, channels apart; `AudioError` for what cannot be read"
+    notes = [] if notes is None else notes
+    if isinstance(source, tuple): source, rate = source
+    if isinstance(source, list) or hasattr(source, '__array__'):
+        yield from _resampled([(from_array(source, rate, notes), rate)], 'the array')
+    else:
+        file, name = open_source(source)
+        yield from _resampled(_blocks(file, name, notes), name)
+
+# %% ../nbs/00_core.ipynb #0000f6
+def _regular(blocks, seconds=6):
+    "Blocks of several channels in pieces of `seconds`, of which channels are chosen; of one channel as they come"
+    held, size = [], int(seconds*SAMPLE_RATE)
+    for block, gap in blocks:
+        if held and (block is None or block.shape[1] != held[0].shape[1]):
+            yield np.concatenate(held), SAMPLE_RATE
+            held = []
+        if block is None or block.shape[1] == 1:
+            yield block, gap
+            continue
+        whole = np.concatenate([*held, block])
+        end = len(whole)//size*size
+        yield from ((whole[i:i + size], SAMPLE_RATE) for i in range(0, end, size))
+        held = [whole[end:]]
+    if held: yield np.concatenate(held), SAMPLE_RATE
 
 # %% ../nbs/00_core.ipynb #000045
 def stream_audio(
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
-):  # yields float32 arrays, (samples,), 16 kHz mono
+    channel: int = None,  # which one, from 0; None: chosen by what is in them, see `split_sources`
+    notes: list = None,  # sentences on what is wrong with it are added here
+):  # yields float32 arrays, (samples,), 16 kHz mono; gaps are silence
     "Yield a recording piece by piece; `AudioError` for what cannot be read"
-    if isinstance(source, tuple): source, rate = source
-    if isinstance(source, list) or hasattr(source, '__array__'):
-        yield from _resampled([(_from_array(source, rate), rate)], 'the array')
-    else:
-        file, name = _opened(source)
-        yield from _resampled(_blocks(file, name), name)
+    for block, gap in _regular(stream_channels(source, rate, notes)):
+        if block is not None: yield to_mono(block, channel, name_of(source)); continue
+        for start in range(0, round(gap*SAMPLE_RATE), _BLOCK):
+            yield np.zeros(min(_BLOCK, round(gap*SAMPLE_RATE) - start), 'float32')
 
 # %% ../nbs/00_core.ipynb #000048
 def load_audio(
     source,  # a path, bytes, a file object, or (array, rate)
     rate: int = None,  # Hz, where `source` is a bare array
     max_seconds: float = 7200,  # what is longer is refused
+    **kwargs,  # `channel` and `notes`, see `stream_audio`
 ) -> np.ndarray:  # float32, (samples,), 16 kHz, mono, about ±1
     "Load a whole recording as 16 kHz mono; `AudioError` for what cannot be read, holds no sound or is too long"
     blocks, n = [np.zeros(0, 'float32')], 0
-    for block in stream_audio(source, rate):
-        blocks.append(block); n += len(block)
+    for block in stream_audio(source, rate, **kwargs):
+        blocks.append(block)
+        n += len(block)
         if n > max_seconds*SAMPLE_RATE:
-            raise AudioError(f'{name_of(source)}: is longer than {max_seconds/60:g} minutes. Cut it, or hear it piece by piece with `stream_audio`.')
+            raise AudioError(f'{name_of(source)}: is longer than {max_seconds/60:g} minutes. '
+                             'Cut it, or read it piece by piece with `stream_audio`.')
     if not n: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
     return np.concatenate(blocks)
 
-# %% ../nbs/00_core.ipynb #000052
-def spread_windows(
-    source,  # a path, bytes or a file object
-    seconds: float,  # length of a window
-    n: int,  # how many
-) -> Iterator | None:  # of float32 arrays, (samples,), 16 kHz mono; None where the recording is short or cannot be jumped in
-    "Windows from all over a long recording"
-    if isinstance(source, (tuple, list)) or hasattr(source, '__array__'): return None
-    file, name = _opened(source)
-    if not _for_soundfile(file): return None
-    try: f = sf.SoundFile(file)
-    except sf.LibsndfileError: return None
-    if f.frames/f.samplerate >= 2*n*seconds and _reaches_its_end(f): return _jumping(f, name, seconds, n)
-    f.close()
-    if hasattr(file, 'seek'): file.seek(0)
+# %% ../nbs/00_core.ipynb #0000b1
+def _plausible(f, size):
+    "Whether an open SoundFile can hold as much sound as its header says"
+    least = 1000 if f.format == 'OGG' else 20  # bytes a second; a FLAC of silence has 55
+    return 0 < f.frames < 2**62 and size > least*f.frames/f.samplerate
 
 def _reaches_its_end(f):
-    "Whether one can jump to the end that the header promises; not where a file was cut off"
+    "Whether the last sample that the header promises is there; not where a file was cut off"
     try: return f.seekable() and f.seek(f.frames - 1) == f.frames - 1 and len(f.read(1)) == 1
     except sf.LibsndfileError: return False
 
+def _soundfile_info(file):
+    "(seconds, rate) by libsndfile's header, None where that does not know"
+    with _as_file(file) as f: size = f.seek(0, 2)
+    if _decoders(file)[0] is not _soundfile_blocks: return None
+    try:
+        with sf.SoundFile(file) as f:
+            known = _plausible(f, size) and (_reaches_its_end(f) or not f.seekable())
+            return (f.frames/f.samplerate, f.samplerate) if known else None
+    except sf.LibsndfileError: return None
+
+# %% ../nbs/00_core.ipynb #0000b2
+def _last_end(container, stream, packets):
+    "When the last of some packets ends, in s; where there is no clock, what they last together; 0 is unknown"
+    end, total = 0., 0.
+    for p in packets:
+        if not p.size: continue
+        lasts = float((p.duration or 0)*p.time_base)
+        if not 0 < lasts < 10: return 0.
+        total += lasts
+        if p.pts is not None: end = max(end, float((p.pts + p.duration)*p.time_base) - _zero(container, stream))
+    return end if container.format.name in _CLOCKED and end < total + _MAX_GAPS else total
+
+def _av_info(file):
+    "(seconds, rate) by the clock at the end of the file, or by all packets; None where neither says"
+    if _decoders(file)[0] is not _av_blocks: return None
+    with _av_open(file) as (container, stream):
+        if container.format.name == 'aac': return None  # ffmpeg counts by the first rate
+        end, rate = 0., stream.codec_context.sample_rate
+        if container.format.name in _CLOCKED and container.duration:
+            container.seek(max(0, container.duration - 10**6))  # µs
+            end = _last_end(container, stream, container.demux(stream))
+            if not end: container.seek(0)
+        end = end or _last_end(container, stream, container.demux(stream))
+        return (end, rate) if end and rate else None
+
+# %% ../nbs/00_core.ipynb #0000f9
+def audio_info(
+    source,  # a path, bytes or a file object
+) -> tuple:  # (seconds, rate in Hz)
+    "Length and rate of a recording: by its header where that can be right, else counted; `AudioError` for what is none"
+    file, name = open_source(source)
+    for header in (_soundfile_info, _av_info):
+        try: info = header(file)
+        except Exception: info = None  # `_blocks` says what is wrong
+        if not isinstance(file, str): file.seek(0)
+        if info: return info
+    seconds, rates = 0., []
+    for block, rate in _blocks(file, name, []):
+        seconds += rate if block is None else len(block)/rate
+        if block is not None: rates.append(rate)
+    if not rates: raise AudioError(f'{name}: holds no audio samples. Give a file with sound in it.')
+    return seconds, rates[0]
+
+# %% ../nbs/00_core.ipynb #000052
+def spread_evenly(
+    n: int,  # how many
+):  # yields each of 0 to n - 1 once
+    "Numbers in an order of which any first few are spread evenly"
+    seen, i = set(), 0
+    while len(seen) < n:
+        k = int(i*.6180339887498949 % 1*n)
+        if k not in seen: yield k
+        seen.add(k)
+        i += 1
+
+# %% ../nbs/00_core.ipynb #000101
+def _cells(blocks, seconds):
+    "Yield (number, (samples, channels)) of stretches of `seconds`; a gap takes time, and holds nothing"
+    size, at, cell, held = int(seconds*SAMPLE_RATE), 0, 0, []
+    for block, gap in blocks:
+        if block is None:
+            at += round(gap*SAMPLE_RATE)
+            continue
+        while len(block):
+            n = (at//size + 1)*size - at  # until the next stretch
+            if held and (cell != at//size or held[0].shape[1] != block.shape[1]):
+                yield cell, np.concatenate(held)
+                held = []
+            cell = at//size
+            held.append(block[:n])
+            at += len(held[-1])
+            block = block[n:]
+    if held: yield cell, np.concatenate(held)
+
+# %% ../nbs/00_core.ipynb #000103
+def _soundfile_at(file, starts, seconds):
+    "Yield a list of blocks from each of `starts`, in s, by libsndfile"
+    with sf.SoundFile(file) as f:
+        for start in starts:
+            f.seek(round(start*f.samplerate))
+            yield [(f.read(round(seconds*f.samplerate), dtype='float32', always_2d=True), f.samplerate)]
+
+# %% ../nbs/00_core.ipynb #000104
+def _between(frames, zero, start, end, first):
+    "Yield blocks of what frames hold between two times; `ValueError` where a jump led beyond `start`"
+    for frame in frames:
+        if frame.pts is None: raise ValueError('no time stamps')
+        at, rate = float(frame.pts*frame.time_base) - zero, frame.sample_rate
+        if at > max(start, first) + .1 and first >= 0: raise ValueError('cannot jump there')
+        first = -1  # looked at
+        if at >= end: return
+        block = _frame_samples(frame)[max(0, round((start - at)*rate)):max(0, round((end - at)*rate))]
+        if len(block): yield block, rate
+
+def _av_at(file, starts, seconds):
+    "The same by ffmpeg"
+    with _av_open(file) as (container, stream):
+        zero = _zero(container, stream)
+        first = max(0., float((stream.start_time or 0)*stream.time_base) - zero)
+        for start in starts:
+            before = max(0., start + zero - .5)  # decoders need some frames to settle
+            container.seek(int(before/stream.time_base), stream=stream)
+            yield list(_between(_av_frames(container, stream, []), zero, start, start + seconds, first))
+
 # %% ../nbs/00_core.ipynb #000053
-def _jumping(f, name, seconds, n):
-    "Windows of an open SoundFile"
-    with f:
-        for at in (np.arange(n)*.618034 % 1)*(f.frames/f.samplerate - seconds):
-            try: f.seek(int(at*f.samplerate)); block = f.read(int(seconds*f.samplerate), dtype='float32', always_2d=True)
-            except sf.LibsndfileError as e: raise AudioError(f'{name}: breaks off within ({_reason(e)}). Export it again from its source.') from None
-            yield np.concatenate(list(_resampled([(block, f.samplerate)], name)))
+def _jumped(file, cells, seconds, name):
+    "Yield (number, list of (samples, channels) 16 kHz) for as many cells as can be jumped to"
+    read = dict(_soundfile_blocks=_soundfile_at, _av_blocks=_av_at).get(getattr(_decoders(file)[0], '__name__', ''))
+    if not read or read is _soundfile_at and not _soundfile_info(file): return
+    if not isinstance(file, str): file.seek(0)
+    try:
+        for k, blocks in zip(cells, read(file, [k*seconds for k in cells], seconds)):
+            yield k, [w for _, w in _cells(_resampled(blocks, name), 2*seconds)]
+    except AudioError: raise
+    except Exception: return  # the others are collected from the beginning
+
+def _collected(blocks, cells, seconds):
+    "The same from all blocks of a recording"
+    found = {k: [] for k in cells}
+    for k, window in _cells(blocks, seconds):
+        if k in found: found[k].append(window)
+    yield from found.items()
+
+# %% ../nbs/00_core.ipynb #000054
+def seek_windows(
+    source,  # a path, bytes, a file object that can go back, or (array, rate)
+    seconds: float,  # length of a window
+    total: float,  # length of the recording, see `audio_info`
+    first: int = 40,  # how many are read from all over it, before the others in order
+    notes: list = None,  # sentences on what is wrong with it are added here
+):  # yields (start in s, (samples, channels) float32, 16 kHz)
+    "Yield each stretch of a long recording once, the first ones from all over it"
+    cells = list(islice(spread_evenly(int((total + .25)//seconds)), first))
+    done = set()
+    if not isinstance(source, tuple):
+        source, name = open_source(source)
+        for k, windows in _jumped(source, cells, seconds, name):
+            done.add(k)
+            yield from ((k*seconds, w) for w in windows)
+    rest = [k for k in cells if k not in done]
+    if rest:
+        for k, windows in _collected(stream_channels(source, notes=notes), rest, seconds):
+            yield from ((k*seconds, w) for w in windows)
+    for k, window in _cells(stream_channels(source, notes=notes), seconds):
+        if k not in cells: yield k*seconds, window
 
 # %% ../nbs/00_core.ipynb #bb50288f
 WINDOW = 6  # seconds that the network takes at once
@@ -269,10 +780,10 @@ class Prediction:
     seconds: float = 0.  # how much of the recording was listened to, s
     path: str = None  # the file, where there is one
     error: str = None  # the message, where status is `error`
-    warning: str = None  # what is wrong with a file that could be read all the same
+    warning: str = None  # what is wrong with the recording, where it could be answered
     speech: float = 1.  # probability that anybody speaks
     known: float = 1.  # probability that, if somebody speaks, it is in one of the model's languages
-    outside: str = None  # the most probable language that is no candidate, where the status is `unknown_language`
+    outside: str = None  # the most probable language that is no candidate, where it is `unknown_language`
     shares: dict = None  # {code: share of the speech}, where windows disagree
 
     @property
@@ -282,9 +793,7 @@ class Prediction:
     def top_k(self, k): return list(self.probabilities.items())[:k]  # the k most probable, [(code, p), ...]
 
 # %% ../nbs/00_core.ipynb #000076
-import csv, datetime, hashlib, json, platform, re, subprocess, sys
-from collections import Counter
-from functools import partial
+import csv, datetime, hashlib, json, platform, subprocess
 import spoken_lang
 from fastcore.basics import patch
 
@@ -292,12 +801,13 @@ from fastcore.basics import patch
 @patch
 def __repr__(self:Prediction):
     if self.status == 'error': return self.error or STATUSES['error']
-    bars = ' | '.join(f'{language_name(c)} {_bar(p)} {p:.2f}' for c, p in list(self.probabilities.items())[:3] if p >= .005)
+    top = [(c, p) for c, p in self.top_k(3) if p >= .005]
+    bars = ' | '.join(f'{language_name(c)} {_bar(p)} {p:.2f}' for c, p in top)
     return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
 
 # %% ../nbs/00_core.ipynb #000079
-_ROW = ('<tr><td>{}</td><td style="width:12em"><div style="background:{};height:.8em;width:{:.0f}%"></div></td>'
-        '<td>{:.2f}</td></tr>')
+_ROW = ('<tr><td>{}</td><td style="width:12em"><div style="background:{};height:.8em;width:{:.0f}%">'
+        '</div></td><td>{:.2f}</td></tr>')
 
 @patch
 def _repr_html_(self:Prediction):
@@ -308,7 +818,8 @@ def _repr_html_(self:Prediction):
     return f'{head}<table>{"".join(rows)}</table>'
 
 # %% ../nbs/00_core.ipynb #000081
-FIELDS = tuple('status language confidence probabilities speech known outside shares seconds warning path error'.split())
+FIELDS = ('status', 'language', 'confidence', 'probabilities', 'speech', 'known', 'outside', 'shares', 'seconds',
+          'warning', 'path', 'error')
 _DIGITS = dict(confidence=4, probabilities=4, speech=4, known=4, shares=4, seconds=2)
 
 def _rounded(value, digits):
@@ -344,18 +855,18 @@ def pool_windows(
 # %% ../nbs/00_core.ipynb #061f92ed
 def find_candidates(
     labels: list,  # the model's labels
-    languages=None,  # the only candidates: a list or `'de,gsw'`, by any name; `'all'` are all the model's languages
-    priors: dict = None,  # {language: how probable it is beforehand}; without `languages`, these are the candidates
+    languages=None,  # the only candidates, by any name: a list, `'de,gsw'`, or `'all'` the model's languages
+    priors: dict = None,  # {language: prior probability}; without `languages`, these are the candidates
     default=None,  # codes of the candidates where neither is given; None is all the model's languages
 ) -> tuple:  # (codes, (codes,) logarithms of their priors)
-    "Candidates and priors by their codes; `ValueError` for a language that the model lacks or a prior below 0"
+    "Candidates and priors by their codes; `ValueError` for an unknown language or a prior below 0"
     known = [l for l in labels if l not in NOT_LANGUAGES]
     if languages == 'all' and default: languages = known
     if isinstance(languages, str): languages = languages.split(',')
     codes = [find_language(l, known) for l in (languages or priors or default or known)]
     prior = {find_language(l, known): p for l, p in (priors or {}).items()}
-    if any(not p >= 0 for p in prior.values()) or prior and not any(prior.get(c, 0) for c in codes):
-        raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
+    if any(not 0 <= p < np.inf for p in prior.values()) or prior and not any(prior.get(c, 0) for c in codes):
+        raise ValueError(f'priors must be finite, 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'):
         return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
 
@@ -364,7 +875,7 @@ def known_share(
     mean: np.ndarray,  # (labels,), mean log-probabilities
     labels: list,
     codes: list,  # the candidates
-) -> tuple:  # (probability that the speech is in a language that can be answered, most probable language outside or None)
+) -> tuple:  # (probability of a language that can be answered, most probable language outside or None)
     "Weigh the languages that can be answered against those outside"
     p = dict(zip(labels, np.exp(mean)))
     languages = [l for l in labels if l not in NOT_LANGUAGES]
@@ -403,9 +914,9 @@ def decide(
     labels: list,  # names of the columns: languages, and `other` and `none` where the model has them
     *,
     temperature: float = 1.,  # the logits are divided by it
-    min_speech: float = .5,  # `no_speech` where the probability of speech stays below it; raise it to refuse more
-    min_known: float = .5,  # `unknown_language` where `known` is below it; raise it to refuse more
-    min_evidence: float = None,  # `unknown_language` where `evidence` is below it; raise it to refuse more; None: no such test
+    min_speech: float = .5,  # `no_speech` where the probability of speech stays below it; higher refuses more
+    min_known: float = .5,  # `unknown_language` where `known` is below it; higher refuses more
+    min_evidence: float = None,  # `unknown_language` where `evidence` is below it; higher refuses more
     languages=None, priors: dict = None, default=None,  # candidates, see `find_candidates`
     seconds: float = 0.,  # how much of the recording was analysed
 ) -> Prediction:
@@ -446,7 +957,8 @@ def to_line(
     format: str = 'json',  # or `csv`
 ) -> str:
     "A prediction as one line of a file, without its end"
-    if format not in FORMATS: raise ValueError(f'predictions are written as {" or ".join(FORMATS)}, not {format!r}.')
+    if format not in FORMATS:
+        raise ValueError(f'predictions are written as {" or ".join(FORMATS)}, not {format!r}.')
     *times, p = answer if isinstance(answer, tuple) else (answer,)
     d = dict(zip(_TIMES, (round(t, 3) for t in times))) | p.to_dict()
     if format == 'json': return json.dumps(d, ensure_ascii=False)
@@ -467,7 +979,7 @@ def _from_fields(d):
 def from_json(
     line: str,
 ):  # a `Prediction`, or (start s, end s, `Prediction`)
-    "The prediction of a line of JSON; `ValueError`, `KeyError`, `TypeError` or `AttributeError` where it is none"
+    "The prediction of a line of JSON; one of `_NO_PREDICTION` where it is none"
     return _from_fields(json.loads(line))
 
 def from_row(
@@ -520,7 +1032,7 @@ def read_predictions(
             except _NO_PREDICTION:
                 if not skip: raise ValueError(f'its record {n} is no prediction') from None
     except (ValueError, csv.Error) as e:
-        raise ValueError(f'{file}: {e}. Give a file that `write_predictions` or `predict --results` wrote.') from None
+        raise ValueError(f'{file}: {e}. Give a file that `predict --results` wrote.') from None
     return found
 
 # %% ../nbs/00_core.ipynb #59ed943b
@@ -532,8 +1044,8 @@ def device(
     "The processor, by its name and the instructions that networks use"
     info = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     name, flags = re.search(r'^model name\s*: (.+)', info, re.M), set(info.split())
-    return dict(cpu=name[1] if name else platform.processor() or platform.machine(), simd=[f for f in _SIMD if f in flags],
-                threads=threads or os.cpu_count())
+    cpu = name[1] if name else platform.processor() or platform.machine()
+    return dict(cpu=cpu, simd=[f for f in _SIMD if f in flags], threads=threads or os.cpu_count())
 
 # %% ../nbs/00_core.ipynb #1580abc8
 def commit(
@@ -541,14 +1053,16 @@ def commit(
 ) -> str | None:  # the commit, with `-dirty` where tracked files differ from it; None outside a repository
     "The commit of the code"
     folder = Path(folder or Path(spoken_lang.__file__).parent.parent)
-    git = lambda *args: subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True)
-    try: top, head, changes = git('rev-parse', '--show-toplevel'), git('rev-parse', 'HEAD'), git('status', '--porcelain', '-uno')
-    except OSError: return None
-    if head.returncode or Path(top.stdout.strip()).resolve() != folder.resolve(): return None
-    return head.stdout.strip() + ('-dirty' if changes.stdout.strip() else '')
+    def git(*args):
+        done = subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True)
+        return None if done.returncode else done.stdout.strip()
+    try: top, head = git('rev-parse', '--show-toplevel'), git('rev-parse', 'HEAD')
+    except OSError: return None  # no git
+    if not head or Path(top).resolve() != folder.resolve(): return None
+    return head + ('-dirty' if git('status', '--porcelain', '-uno') else '')
 
 # %% ../nbs/00_core.ipynb #66e88a6d
-_COMPUTE = 'numpy', 'scipy', 'sklearn', 'soxr', 'onnxruntime', 'onnx', 'torch', 'torchaudio', 'transformers', 'ray'
+_COMPUTE = 'numpy scipy sklearn soxr onnxruntime onnx torch torchaudio transformers ray'.split()
 
 def about(
     command: str,  # that makes the file, from the top of the repository
@@ -559,10 +1073,11 @@ def about(
     **more,  # whatever else the figures depend on
 ) -> dict:
     "What a result belongs to: command, commit, versions, device, date, seed, n and the model's SHA-256"
-    versions = {m: sys.modules[m].__version__ for m in _COMPUTE if hasattr(sys.modules.get(m), '__version__')}
+    versions = dict(python=platform.python_version(), spoken_lang=spoken_lang.__version__)
+    versions |= {m: sys.modules[m].__version__ for m in _COMPUTE if hasattr(sys.modules.get(m), '__version__')}
     sha256 = hashlib.sha256(Path(model).read_bytes()).hexdigest() if model else None
-    return dict(command=command, commit=commit(), versions=dict(python=platform.python_version(), spoken_lang=spoken_lang.__version__, **versions),
-                device=device(threads), date=str(datetime.date.today()), seed=seed, n=n, model_sha256=sha256, **more)
+    return dict(command=command, commit=commit(), versions=versions, device=device(threads),
+                date=str(datetime.date.today()), seed=seed, n=n, model_sha256=sha256, **more)
 
 # %% ../nbs/00_core.ipynb #f13f9594
 _ABOUT = 'command commit versions device date seed n model_sha256'.split()
@@ -576,11 +1091,12 @@ def save_results(
     **results,  # whatever `json` can write
 ):
     "Write figures and what they belong to"
-    if missing := set(_ABOUT) - set(about): raise ValueError(f'about lacks {", ".join(sorted(missing))}. Make it by `about()`.')
+    missing = set(_ABOUT) - set(about)
+    if missing: raise ValueError(f'about lacks {", ".join(sorted(missing))}. Make it by `about()`.')
     results = json.loads(json.dumps(results))  # as they will be read
+    found = dict(about=about | dict(results_sha256=_checksum(results)), **results)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dict(about=about | dict(results_sha256=_checksum(results)), **results), indent=1, ensure_ascii=False)
-    Path(path).write_text(text + '\n', encoding='utf-8')
+    Path(path).write_text(json.dumps(found, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 # %% ../nbs/00_core.ipynb #097cf8b6
 def load_results(
@@ -591,7 +1107,7 @@ def load_results(
     except ValueError: raise ValueError(f'{path}: is not JSON. Give a file of results.') from None
     about = found.get('about') if isinstance(found, dict) else None
     missing = set(_ABOUT) - set(about or ())
-    if missing: raise ValueError(f'{path}: its `about` lacks {", ".join(sorted(missing))}. Make the file again by its command.')
+    if missing: raise ValueError(f'{path}: its `about` lacks {", ".join(sorted(missing))}. Make the file again.')
     results = {k: v for k, v in found.items() if k != 'about'}
     if about.get('results_sha256') != _checksum(results):
         raise ValueError(f'{path}: was changed after it was written. Make it again: {about["command"]}')

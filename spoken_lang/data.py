@@ -10,20 +10,21 @@ __all__ = ['COLUMNS', 'read_headers', 'read_folders', 'read_parquet', 'read_mani
            'FeatureDataset']
 
 # %% ../nbs/01_data.ipynb #010004
-import hashlib, http.client, inspect, io, json, re, shutil, tempfile, time, urllib.request, zipfile
+import hashlib, http.client, inspect, io, json, os, re, shutil, tempfile, time, types, urllib.request, zipfile
+from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from filelock import FileLock
 import numpy as np, pandas as pd, soundfile as sf, soxr, torch, torchaudio.compliance.kaldi as kaldi, torchaudio.functional as AF
-from scipy import fft, signal
+from scipy import fft, ndimage, signal
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from .core import SAMPLE_RATE, LANGUAGES, AudioError, audio_files, find_language, load_audio
+from .core import SAMPLE_RATE, LANGUAGES, AudioError, audio_files, audio_info, find_language, load_audio, name_of
 
 # %% ../nbs/01_data.ipynb #010007
 COLUMNS = ['audio',  # where the sound is: a path, or the bytes of a file
@@ -40,32 +41,45 @@ def _code(name):
     except ValueError: return name
 
 # %% ../nbs/01_data.ipynb #010013
-def _header(path):
-    "(seconds, rate in Hz) of a file, or the reason why it cannot be read"
-    try: return (info := sf.info(path)).duration, info.samplerate
-    except sf.LibsndfileError: pass
-    try: return len(load_audio(path))/SAMPLE_RATE, np.nan  # a format without a header that soundfile knows
-    except AudioError as e: return str(e)
+def _measure(audio):
+    "(seconds, rate in Hz) of a path or the bytes of a file, or the reason why it cannot be read"
+    try: return audio_info(audio)
+    except AudioError as e: return str(e).removeprefix(f'{name_of(audio)}: ')
+
+# %% ../nbs/01_data.ipynb #d1a70001
+def _say_left_out(reasons, names, n):
+    "One line that counts what a reader left out: the reasons, how often, and an example of each"
+    counts = Counter(reasons).most_common()
+    parts = [f'{k} {reason} ({names[reasons.index(reason)]})' for reason, k in counts[:3]]
+    if len(counts) > 3: parts.append(f'{sum(k for _, k in counts[3:])} for other reasons')
+    if reasons: tqdm.write(f'left out: {len(reasons)} of {n} clips: {"; ".join(parts)}')
 
 # %% ../nbs/01_data.ipynb #010015
 def read_headers(
-    manifest: pd.DataFrame,  # a table with `audio`, paths
+    manifest: pd.DataFrame,  # a table with `audio`, paths or bytes
     workers: int = 8,  # threads
 ) -> pd.DataFrame:  # with `seconds` and `rate`
-    "Add length and rate from the files' headers; unreadable files are listed and left out"
+    "Add length and rate; what cannot be read is counted in one line and left out"
     with ThreadPoolExecutor(workers) as pool:
-        found = list(tqdm(pool.map(_header, manifest.audio), total=len(manifest), desc='headers', unit='file'))
+        found = pool.map(_measure, manifest.audio)
+        found = list(tqdm(found, total=len(manifest), desc='headers', unit='file'))
     bad = np.array([isinstance(f, str) for f in found], bool)
-    for reason in np.array(found, object)[bad]: tqdm.write(f'left out: {reason}')
-    if bad.all(): raise ValueError(f'none of the files can be read, such as {manifest.audio.iloc[0]}.')
+    names = _labels_of(manifest)[bad].tolist()
+    _say_left_out([f for f in found if isinstance(f, str)], names, len(manifest))
+    if bad.all(): raise ValueError(f'none of the files can be read, such as {names[0]}.')
     seconds, rate = zip(*[f for f in found if not isinstance(f, str)])
     return manifest[~bad].assign(seconds=seconds, rate=rate).reset_index(drop=True)
+
+def _labels_of(manifest):
+    "What the clips are called in messages: paths, or recordings where the sound is in the table"
+    names = manifest.recording if 'recording' in manifest else manifest.audio.map(name_of)
+    return names.where(~manifest.audio.map(lambda a: isinstance(a, str)), manifest.audio)
 
 # %% ../nbs/01_data.ipynb #010017
 def read_folders(
     root,  # a folder with one sub-folder a language, named by a code or a name
 ) -> pd.DataFrame:  # a manifest
-    "A manifest from `root/<language>/[<speaker>/]<file>`; unreadable files are listed and left out"
+    "A manifest from `root/<language>/[<speaker>/]<file>`; what is left out is counted"
     rows, root = [], Path(root)
     for path in audio_files(root):
         language, *speaker, name = path.relative_to(root).parts if len(path.relative_to(root).parts) > 1 else ('', path.name)
@@ -75,36 +89,115 @@ def read_folders(
     return read_headers(pd.DataFrame(rows, columns=COLUMNS[:-1]))
 
 # %% ../nbs/01_data.ipynb #010021
+def _shards(paths):
+    "The shards in a folder, or those that are named"
+    if not isinstance(paths, (str, os.PathLike)): return [Path(p) for p in paths]
+    path = Path(paths)
+    if not path.is_dir(): return [path]
+    if found := sorted(path.glob('*.parquet')): return found
+    raise ValueError(f'{path}: holds no parquet files. Give shards, or the folder that they are in.')
+
+# %% ../nbs/01_data.ipynb #d1a70006
+def _read_shard(path):
+    "The rows of a shard with the column `part`, its file; `audio` is bytes, or a path where there are none"
+    def audio(a):
+        if not a or a.get('bytes') or not a.get('path'): return (a or {}).get('bytes')
+        return str(path.parent/a['path'])  # an absolute path stays as it is
+    df = pd.read_parquet(path)
+    wanted = {'audio', 'lang', 'source', 'speaker', 'recording', 'seconds'}
+    if missing := wanted - set(df):
+        raise ValueError(f'{path}: lacks the column {", ".join(sorted(missing))}.')
+    return df.assign(audio=df.audio.map(audio), part=str(path))
+
+# %% ../nbs/01_data.ipynb #d1a70008
+def _drop(df, table):
+    "Without the rows of `train` whose `origin` stands in a CSV"
+    origins = pd.read_csv(table, dtype=str).get('origin')
+    if origins is None or 'origin' not in df:
+        raise ValueError(f'{table}: names rows by `origin`, a column that it and the shards must have.')
+    gone = df.origin.isin(set(origins))
+    if 'role' in df: gone &= df.role == 'train'
+    return df[~gone]
+
+# %% ../nbs/01_data.ipynb #d1a7000a
+def _corrected(folder, df, dropped):
+    "The rows of one folder's shards without those that are dropped; one line counts them"
+    table = folder/(dropped or '')
+    if dropped not in (None, 'dropped.csv') and not table.exists():
+        raise ValueError(f'{table}: is not there. Check `dropped`.')
+    kept = _drop(df, table) if table.is_file() else df
+    more = df.part.map(lambda p: Path(p).name.startswith('more-')).sum()
+    if more or table.is_file():
+        tqdm.write(f'{folder}: {len(df)} rows in {df.part.nunique()} shards, {more} of them in '
+                   f'more-*.parquet; {len(df) - len(kept)} dropped by {table.name}')
+    return kept
+
+# %% ../nbs/01_data.ipynb #d1a7000c
 def read_parquet(
-    paths,  # one shard or several
+    paths,  # a folder of shards, one shard or several
     role: str = None,  # keep the rows with this `role`, e.g. `train`
     labels=tuple(LANGUAGES),  # languages of the task; another one becomes `other`
-) -> pd.DataFrame:  # a manifest, with the columns `code` (the language as the corpus has it) and `kind` besides
-    "A manifest from parquet shards with `audio {bytes, path}`, `lang`, `source`, `speaker`, `recording`, `seconds`"
-    df = pd.concat([pd.read_parquet(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)], ignore_index=True)
-    if missing := {'audio', 'lang', 'source', 'speaker', 'recording', 'seconds'} - set(df):
-        raise ValueError(f'{paths}: lacks the column {", ".join(sorted(missing))}.')
+    dropped: str = 'dropped.csv',  # beside the shards: `origin` of rows of `train` not to use; None: all
+) -> pd.DataFrame:  # a manifest, and `rate`, `code` (the language as the corpus has it), `kind`, `part`
+    "A manifest from shards with `audio {bytes, path}`, `lang`, `source`, `speaker`, `recording`, `seconds`"
+    folders = {}
+    for path in _shards(paths): folders.setdefault(path.parent, []).append(_read_shard(path))
+    tables = [_corrected(f, pd.concat(dfs, ignore_index=True), dropped) for f, dfs in folders.items()]
+    df = pd.concat(tables, ignore_index=True)
     if role: df = df[df.role == role]
     language = df.lang.where(df.lang.isin([*labels, 'none']), 'other')
-    df = df.assign(audio=df.audio.map(lambda a: a['bytes']), code=df.lang, language=language)
-    return df[[*COLUMNS, 'code', *(['kind'] if 'kind' in df else [])]].reset_index(drop=True)
+    df = read_headers(df.assign(code=df.lang, language=language))
+    return df[[c for c in (*COLUMNS, 'rate', 'code', 'kind', 'part') if c in df]]
 
 # %% ../nbs/01_data.ipynb #010024
+def _doubtful(manifest):
+    "Which rows say to last what they cannot: no number, nothing, or less than 4 kB a second"
+    size = manifest.audio.map(lambda a: os.path.getsize(a) if os.path.exists(a) else 0)
+    return ~((manifest.seconds > 0) & (4_000*manifest.seconds < size))
+
+# %% ../nbs/01_data.ipynb #d1a70012
+def _mend_seconds(manifest, path):
+    "Measure what cannot be true, and say so"
+    doubtful = _doubtful(manifest)
+    if not doubtful.any(): return manifest
+    measured = read_headers(manifest[doubtful].assign(row=np.flatnonzero(doubtful), said=manifest.seconds))
+    wrong = measured[~np.isclose(measured.seconds, measured.said, rtol=.05, atol=.3)]
+    for r in wrong[:1].itertuples():
+        tqdm.write(f'{path}: the seconds of {len(wrong)} of {len(manifest)} clips cannot be true and were '
+                   f'measured ({r.audio}: {r.said:.4g}, measured {r.seconds:.2f})')
+    believed = manifest.assign(row=range(len(manifest)))[~doubtful]
+    both = pd.concat([believed, measured.drop(columns='said')]).sort_values('row')
+    return both[manifest.columns].reset_index(drop=True)
+
+# %% ../nbs/01_data.ipynb #d1a70014
+def _read_csv(path):
+    "A CSV as text, but for `seconds` and `rate`"
+    try: df = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as e:
+        reason = ' '.join(str(e).split())
+        raise ValueError(f'{path}: not a CSV file that can be read ({reason}).') from None
+    if missing := {'audio', 'language'} - set(df):
+        raise ValueError(f'{path}: lacks the column {", ".join(sorted(missing))}. '
+                         f'A manifest has: {", ".join(COLUMNS)}.')
+    blank = (df.audio == '') | (df.language == '')
+    if blank.all(): raise ValueError(f'{path}: names no recordings.')
+    if blank.any(): tqdm.write(f'left out: {blank.sum()} of {len(df)} rows without `audio` or `language`')
+    numbers = {c: pd.to_numeric(df[c], errors='coerce') for c in ('seconds', 'rate') if c in df}
+    return df.assign(**numbers)[~blank].reset_index(drop=True)
+
+# %% ../nbs/01_data.ipynb #d1a70016
 def read_manifest(
     path,  # a CSV file; paths in it are relative to its folder
 ) -> pd.DataFrame:  # a manifest
     "A manifest from a CSV with `audio` and `language`; what else is missing is filled in"
-    try: df, path = pd.read_csv(path, dtype=dict(audio=str, language=str)), Path(path)
-    except ValueError as e: raise ValueError(f'{path}: not a CSV file that can be read ({" ".join(str(e).split())}).') from None
-    if missing := {'audio', 'language'} - set(df):
-        raise ValueError(f'{path}: lacks the column {", ".join(sorted(missing))}. A manifest has: {", ".join(COLUMNS)}.')
-    df = df.dropna(subset=['audio', 'language']).reset_index(drop=True)
-    if df.empty: raise ValueError(f'{path}: names no recordings.')
+    df, path = _read_csv(path), Path(path)
     df['audio'] = [str(path.parent/a) for a in df.audio]
     df['language'] = [_code(l) for l in df.language]
-    if 'seconds' not in df: df = read_headers(df)
-    missing = {c: v for c, v in dict(source=path.stem, speaker=df.audio, recording=df.audio).items() if c not in df}
-    return df.assign(**missing)[COLUMNS + [c for c in df if c not in COLUMNS]]
+    df = _mend_seconds(df, path) if 'seconds' in df else read_headers(df)
+    for c, default in dict(source=path.stem, speaker=df.audio, recording=df.audio).items():
+        given = df[c] if c in df else pd.Series('', df.index)
+        df[c] = given.where(given != '', default)
+    return df[COLUMNS + [c for c in df if c not in COLUMNS]]
 
 # %% ../nbs/01_data.ipynb #010027
 def _corpus(rows, source, license, labels, hint):

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 import numpy as np, soundfile as sf
 import spoken_lang.core
-from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, language_name, load_audio
+from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, audio_info, language_name, load_audio
 from .inference import WINDOW, LanguageClassifier
 
 # %% ../nbs/08_demo.ipynb #080007
@@ -20,19 +20,16 @@ def _sentence(p, ms):
     "A prediction in words"
     words = dict(no_speech='I hear no speech. Is the microphone on?', too_short='That was too short. Half a second is the least.',
                  unknown_language='Somebody speaks, but none of these languages.', error=p.error)
-    return words.get(p.status) or f'{language_name(p.language)}, {100*p.confidence:.0f} %, from {p.seconds:.1f} s in {ms:.0f} ms.'
+    if p.status in words: return words[p.status]
+    return f'{language_name(p.language)}, {100*p.confidence:.0f} %, from {p.seconds:.1f} s in {ms:.0f} ms.'
 
 # %% ../nbs/08_demo.ipynb #080010
 MAX_MEGABYTES, MAX_MINUTES = 100, 60  # of a recording
 
 def _minutes(path):
-    "How long a recording is, by its header; 0 where it does not say"
-    try: return sf.info(path).duration/60
-    except sf.LibsndfileError: pass
-    import av
-    try:
-        with open(path, 'rb') as f, av.open(f, options={'protocol_whitelist': 'none'}) as container: return (container.duration or 0)/6e7  # from µs
-    except Exception: return 0  # whatever is wrong with it, `classify` will say
+    "How long a recording is; 0 where it cannot be read, of which `classify` says why"
+    try: return audio_info(path)[0]/60
+    except AudioError: return 0
 
 def _checked(path):
     "The path; `AudioError` for what is too much"
@@ -111,7 +108,8 @@ def _handlers(models, flagged):
     "(answer, picture, complain) for a page"
     def answer(audio, languages=None, model=None):
         p, sentence = _answer(models[model or next(iter(models))], audio, languages)
-        return {f'{language_name(c)} ({c})': q for c, q in p.probabilities.items()} if p.language else {}, sentence
+        shown = p.probabilities if p.language else {}
+        return {f'{language_name(c)} ({c})': q for c, q in shown.items()}, sentence
     def picture(audio, languages=None, model=None):
         figure = _picture(models[model or next(iter(models))], audio, languages)
         return dict(value=figure, visible=bool(figure), __type__='update')

@@ -10,14 +10,14 @@ import json, os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 import numpy as np, onnxruntime as ort
 import spoken_lang.core
 from fastcore.basics import patch
-from .core import (FIELDS, MIN_SECONDS, NOT_LANGUAGES, SAMPLE_RATE, WINDOW, AudioError, Prediction, header_line,
-    log_softmax, name_of, read_predictions, spread_windows, stream_audio, to_line)
-from .timeline import candidates_of, decide_for, explain_of, stream_of, timeline_of, window_logits
+from .core import (SAMPLE_RATE, WINDOW, AudioError, Prediction, audio_info, from_array, header_line, log_softmax,
+    name_of, open_source, read_predictions, seek_windows, split_sources, stream_channels, to_line, to_mono)
+from spoken_lang.timeline import (candidates_of, decide_for, explain_of, join_notes, stream_of, timeline_of,
+    window_logits)
 
 # %% ../nbs/06_inference.ipynb #060007
 def _find_model(path):
@@ -102,12 +102,35 @@ def logits(self:LanguageClassifier,
 # %% ../nbs/06_inference.ipynb #060019
 def _windows(blocks, size):
     "Cut a stream of arrays into windows of `size` samples; a short tail is shared with the window before it"
-    rest = np.zeros(0, 'float32')
+    rest = None
     for block in blocks:
-        rest = np.concatenate([rest, block])
+        if rest is not None and rest.shape[1:] != block.shape[1:]:  # another number of channels
+            yield rest
+            rest = None
+        rest = block if rest is None else np.concatenate([rest, block])
         while len(rest) >= 2*size: yield rest[:size]; rest = rest[size:]
-    if len(rest) > size: yield rest[:len(rest)//2]; rest = rest[len(rest)//2:]
-    if len(rest): yield rest
+    if rest is None or not len(rest): return
+    if len(rest) <= size: yield rest
+    else: yield from (rest[:len(rest)//2], rest[len(rest)//2:])
+
+# %% ../nbs/06_inference.ipynb #0600a1
+def _apart(windows, channel, notes, name):
+    "The sources of each window of (samples, channels), or the one channel that was asked for"
+    for window in windows:
+        sources = split_sources(window) if channel is None else [to_mono(window, channel, name)]
+        if len(sources) > 1: notes.append('its channels differ and were classified together; choose one with channel=0, 1, ...')
+        yield sources
+
+def _recording_windows(source, rate, channel, enough, notes):
+    "Yield the windows of a recording, each a list of (samples,) arrays, 16 kHz: of a long one from all over it"
+    if isinstance(source, list) or hasattr(source, '__array__'): source = source, rate
+    if isinstance(source, tuple): total = len(from_array(*source))/source[1]
+    else:
+        source, name = open_source(source)
+        total = audio_info(source)[0]
+    if total >= 2*enough: windows = (w for _, w in seek_windows(source, WINDOW, total, notes=notes))
+    else: windows = _windows((b for b, _ in stream_channels(source, notes=notes) if b is not None), WINDOW*SAMPLE_RATE)
+    yield from _apart(windows, channel, notes, name_of(source))
 
 # %% ../nbs/06_inference.ipynb #060024
 @patch
@@ -119,15 +142,16 @@ def _probability(self:LanguageClassifier, row, label):
 # %% ../nbs/06_inference.ipynb #060026
 @patch
 def _listen(self:LanguageClassifier, windows, enough):
-    "(log-probabilities of windows (n, labels), seconds heard); stops when `enough` seconds of speech were heard or settled it, or for lack of them"
-    heard, speech, rows = 0, 0, []
-    for wav in islice(windows, max(1, round(30*enough/WINDOW))):
-        heard += len(wav)/SAMPLE_RATE
-        if (row := self._hear(wav)) is None: continue
-        rows.append(row)
-        speech += len(wav)/SAMPLE_RATE*(1 - self._probability(row, 'none'))
-        if speech >= enough or self._settled([r for r in rows if self._probability(r, 'none') < .5]): break
-    return np.array(rows), heard
+    "(log-probabilities of windows (n, labels), seconds analysed) of lists of sources; stops at `enough` seconds of speech, or when they agree"
+    heard, speech, rows, spoken = 0, 0, [], []
+    for sources in windows:
+        heard += len(sources[0])/SAMPLE_RATE
+        found = [row for wav in sources if (row := self._hear(wav)) is not None]
+        some = [row for row in found if self._probability(row, 'none') < .5]
+        rows, spoken = rows + found, spoken + some
+        speech += len(sources[0])/SAMPLE_RATE*max([1 - self._probability(row, 'none') for row in found], default=0)
+        if speech >= enough or some and self._settled(spoken): break
+    return np.array(spoken or rows), heard
 
 # %% ../nbs/06_inference.ipynb #060027
 @patch
@@ -146,13 +170,13 @@ def classify(self:LanguageClassifier,
     languages=None,  # the only languages to choose from, e.g. `['de', 'gsw']` or `'de,gsw'`
     priors: dict = None,  # how likely each is beforehand, e.g. `{'de': .7, 'gsw': .3}`
     enough: float = 60.,  # stop once this many seconds of speech were heard, or sooner where they agree
+    channel: int = None,  # which one, from 0; None: chosen by what is in them
 ) -> Prediction:
     "Which language is spoken in a recording; `AudioError` where it cannot be read"
     self._candidates(languages, priors)  # object before any work is done
-    spread = spread_windows(source, WINDOW, max(1, round(enough/WINDOW)))
-    rows, heard = self._listen(spread or _windows(stream_audio(source, rate), WINDOW*SAMPLE_RATE), enough)
+    rows, heard = self._listen(_recording_windows(source, rate, channel, enough, notes := []), enough)
     if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
-    return self._decide(rows, heard, languages, priors)
+    return replace(self._decide(rows, heard, languages, priors), warning=join_notes(notes))
 
 # %% ../nbs/06_inference.ipynb #060046
 @patch
@@ -172,7 +196,8 @@ def kept_results(
     data = path.read_bytes()
     whole = data[:data.rfind(b'\n') + 1]
     if whole != data: path.write_bytes(whole)
-    return {p.path: p for p in read_predictions(path, skip=True) if isinstance(p, Prediction)}  # what is damaged is classified again
+    whole = read_predictions(path, skip=True)  # what is damaged is classified again
+    return {p.path: p for p in whole if isinstance(p, Prediction)}
 
 # %% ../nbs/06_inference.ipynb #060053
 def append_result(
@@ -184,8 +209,8 @@ def append_result(
     try:
         with open(results, 'a', encoding='utf-8', newline='') as f: f.write(line + '\n')
     except OSError as e:
-        raise OSError(f'{results}: cannot be written ({e.strerror}). What it holds is kept: once that is mended, '
-                      'go on by the same call.') from None
+        raise OSError(f'{results}: cannot be written ({e.strerror}). What it holds is kept: '
+                      'once that is mended, go on by the same call.') from None
 
 # %% ../nbs/06_inference.ipynb #060055
 @patch

@@ -35,7 +35,8 @@ def quiet():
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), np.errstate(invalid='ignore', divide='ignore'):
+        silent = np.errstate(invalid='ignore', divide='ignore')
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), silent:
             warnings.simplefilter('ignore')
             yield
     finally: logging.disable(before)

@@ -49,7 +49,8 @@ def to_row(
 class _Listener:
     "A classifier in an actor of Ray: tables of paths in, tables of answers out"
     def __init__(self, model, kwargs):
-        self.clf, self.kwargs, self.schema = LanguageClassifier.from_pretrained(model), kwargs, prediction_schema()
+        self.clf = LanguageClassifier.from_pretrained(model)
+        self.kwargs, self.schema = kwargs, prediction_schema()
 
     def __call__(self, batch):
         paths = batch['path'].to_pylist()
