@@ -4,8 +4,8 @@
     python tools/fuzz.py [N [NAME ...]]   # inputs for each of the audio formats (1,200), and a part of it for the rest; all readers, or some
 
 Atheris (libFuzzer for Python) damages the seeds, and keeps what reaches new lines of `spoken_lang`. A reader may answer, or object with
-its own error in one sentence. Anything else is a find, and so are 10 s without an answer and 1 GB of memory; a find ends the round of
-its reader and is kept in the folder `fuzz-finds`. Each reader works in a process of its own, so that a crash is a find too.
+its own error in one sentence. Anything else is a find, and so are 10 s without an answer, 1 GB of memory, other samples from the same
+bytes, and samples that no decoder gave (gaps that time stamps ask for are counted apart); a find ends the round of its reader and is kept in the folder `fuzz-finds`. Each reader works in a process of its own, so that a crash is a find too.
 """
 import io, json, os, re, resource, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -51,12 +51,82 @@ def bombs():
     return found
 
 
+def decoded(data):
+    "[(samples, channels) float32 arrays with their rate, ...] by libsndfile and by ffmpeg, each without a line of ours"
+    import av, soundfile as sf
+    found = []
+    try:
+        with sf.SoundFile(io.BytesIO(data)) as f:
+            f.seekable = lambda: False
+            blocks = []
+            try:
+                while len(block := f.read(2**16, dtype='float32', always_2d=True)): blocks.append(block)
+            except sf.LibsndfileError:  # what lies before the damage
+                blocks = blocks or [_until_damage(f)]
+            found.append([(block, f.samplerate) for block in blocks])
+    except (sf.LibsndfileError, ValueError): pass
+    try:
+        with av.open(io.BytesIO(data), options={'protocol_whitelist': 'none'}, metadata_errors='ignore') as box:
+            found.append([(f.to_ndarray(), f.sample_rate) for f in _frames(box)])
+    except (av.FFmpegError, ValueError, IndexError): pass
+    return found
+
+
+def _until_damage(f):
+    import soundfile as sf
+    blocks = [np.zeros((0, f.channels), 'float32')]
+    try:
+        f.seek(0)
+        while len(block := f.read(4096, dtype='float32', always_2d=True)): blocks.append(block)
+    except sf.LibsndfileError: pass
+    return np.concatenate(blocks)
+
+
+def _frames(box):
+    import av
+    stream = box.streams.audio[0]
+    packets = box.demux(stream)
+    if (box.format.name, stream.codec_context.name) == ('wav', 'aac'):  # whose packets are no frames
+        yield from stream.codec_context.decode(av.Packet(b''.join(map(bytes, packets))))
+        return
+    while True:
+        try: packet = next(packets)
+        except (StopIteration, av.FFmpegError): return
+        try: yield from packet.decode()
+        except av.FFmpegError: pass
+
+
+def _seconds(blocks):
+    "What decoded blocks last: libsndfile's are (samples, channels), ffmpeg's (planes, samples) or (1, samples*channels)"
+    return sum(max(block.shape)/max(1, rate) for block, rate in blocks)
+
+
+def invented(data):
+    "Seconds, of those that `load_audio` gives beside the gaps that time stamps ask for, that no decoder gave; 0 is right"
+    from spoken_lang.core import stream_channels
+    given = sum(len(block) for block, _ in stream_channels(data) if block is not None)/16_000
+    cuts = _links(data)
+    links = [data[a:b] for a, b in zip(cuts, [*cuts[1:], len(data)])]
+    most = sum(max(map(_seconds, decoded(link)), default=0) for link in links)
+    most = max(most, *map(_seconds, decoded(data)), 0)
+    return max(0., given - most - .2)
+
+
+def _links(data):
+    "Where the links of a chained Ogg begin; 0 for all else"
+    starts = [m.start() for m in re.finditer(rb'OggS\0[\x02\x03\x06\x07]', data)] if data[:4] == b'OggS' else []
+    return starts or [0]
+
+
 def _sound(data):
     from spoken_lang import classify, load_audio
     from spoken_lang.core import AudioError
-    for f in (classify, load_audio):
-        try: f(data)
-        except AudioError: pass
+    try: classify(data)
+    except AudioError: pass
+    try: wav = load_audio(data)
+    except AudioError: return
+    if wav.tobytes() != load_audio(data).tobytes(): raise AssertionError('the same bytes gave other samples')
+    if len(data) < 10**6 and len(wav) < 600*16_000 and (s := invented(data)): raise AssertionError(f'{s:.2f} s that no decoder gave')
 
 
 def _text(reader):
