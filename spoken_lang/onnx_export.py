@@ -14,15 +14,14 @@ import spoken_lang
 from torch import nn
 from .core import SAMPLE_RATE
 from .evaluation import fit_min_known, fit_temperature
-from .model import LogMel, SpokenLanguageClassifier, SpokenLanguageConfig
+from .model import SpokenLanguageClassifier, SpokenLanguageConfig, front_end
 
 # %% ../nbs/05_onnx_export.ipynb #050007
 class _WaveClassifier(nn.Module):
     "Waves and lengths in, logits out"
     def __init__(self, model):
         super().__init__()
-        c = model.config
-        self.log_mel, self.model = LogMel(c.num_mel_bins, c.low_freq, c.high_freq), model
+        self.log_mel, self.model = front_end(model.config), model
 
     def forward(self, wavs, lengths): return self.model(*self.log_mel(wavs, lengths)).logits
 
