@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, BatchFeature, PretrainedConfig,
-    PreTrainedModel, SequenceFeatureExtractor, Speech2TextConfig, Speech2TextForConditionalGeneration)
+    PreTrainedModel, SequenceFeatureExtractor, Speech2TextConfig, Speech2TextForConditionalGeneration, WhisperConfig,
+    WhisperForConditionalGeneration)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.speech_to_text.modeling_speech_to_text import Speech2TextEncoder
 from torchaudio.compliance.kaldi import get_mel_banks
@@ -149,7 +150,7 @@ class SpokenLanguageConfig(PretrainedConfig):
     "How a `SpokenLanguageClassifier` is built"
     model_type = 'spoken_lang'
     def __init__(self,
-        encoder: str = 'tdnn',  # `tdnn`, `separable` or `speech_to_text`
+        encoder: str = 'tdnn',  # `tdnn`, `separable`, `speech_to_text` or `whisper`
         num_mel_bins: int = 40,  # bands of the log-mel
         low_freq: float = 20.,  # lower edge of the lowest band, Hz
         high_freq: float = 7600.,  # upper edge of the highest, Hz; 0 is half the rate
@@ -158,6 +159,8 @@ class SpokenLanguageConfig(PretrainedConfig):
         conv_channels: int = 384,  # channels of the convolution block
         dropout: float = .1,
         speech_to_text: dict = None,  # settings of a `Speech2TextConfig`, for that encoder
+        whisper: dict = None,  # settings of a `WhisperConfig`, for that encoder
+        head: str = 'conv',  # `conv`: convolution block and pooling; `start_token`: Whisper's decoder
         labels: list = None,  # the classes; languages, and `other` and `none` where wanted
         label_smoothing: float = 0.,
         class_weights: list = None,  # factors on the loss of each class
@@ -167,6 +170,7 @@ class SpokenLanguageConfig(PretrainedConfig):
         self.encoder, self.num_mel_bins, self.low_freq, self.high_freq = encoder, num_mel_bins, low_freq, high_freq
         self.hidden_size, self.num_layers, self.conv_channels, self.dropout = hidden_size, num_layers, conv_channels, dropout
         self.speech_to_text, self.label_smoothing, self.class_weights = speech_to_text, label_smoothing, class_weights
+        self.whisper, self.head = whisper, head
         super().__init__(**kwargs)
 
 # %% ../nbs/02_model.ipynb #020038
@@ -178,9 +182,12 @@ def s2t_medium_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `Sp
 
 # %% ../nbs/02_model.ipynb #7b7037bb
 def front_end(
-    config,  # a `SpokenLanguageConfig`, or whatever else has its `num_mel_bins`, `low_freq` and `high_freq`
-) -> nn.Module:  # waves (batch, samples) and lengths → features (batch, frames, bins) and their mask; `fbank`, `normalize`
+    config,  # a `SpokenLanguageConfig`, or whatever else has its `encoder`, `num_mel_bins`, `low_freq` and `high_freq`
+) -> nn.Module:  # waves (batch, samples) and lengths → features (batch, frames, bins) and their mask
     "The module that computes the features which a network of this config takes"
+    if config.encoder == 'whisper':
+        from spoken_lang.whisper import WhisperLogMel
+        return WhisperLogMel(config.num_mel_bins)
     return LogMel(config.num_mel_bins, config.low_freq, config.high_freq)
 
 # %% ../nbs/02_model.ipynb #020041
@@ -204,7 +211,11 @@ def _encoder(config):
     if config.encoder == 'speech_to_text':
         c = Speech2TextConfig(**config.speech_to_text, attn_implementation='eager')
         return _Speech2TextEncoder(c), c.d_model
-    raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, separable, speech_to_text.')
+    if config.encoder == 'whisper':
+        from spoken_lang.whisper import MaskedWhisperEncoder
+        c = WhisperConfig(**config.whisper or {})
+        return MaskedWhisperEncoder(c), c.d_model
+    raise ValueError(f'encoder: {config.encoder!r} is none of tdnn, separable, speech_to_text, whisper.')
 
 # %% ../nbs/02_model.ipynb #020045
 class SpokenLanguageClassifier(PreTrainedModel):
@@ -213,15 +224,39 @@ class SpokenLanguageClassifier(PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.encoder, width = _encoder(config)
-        c = config.conv_channels
-        self.conv, self.norm = nn.Conv1d(width, c, 3, padding=1), MaskedBatchNorm(c)
-        self.pool, self.dropout = _AttentiveStatistics(c), nn.Dropout(config.dropout)
-        self.head = nn.Linear(2*c, config.num_labels)
+        if config.head == 'start_token': self.add_decoder(width)
+        else: self.add_pooling(width)
         self.post_init()
+
+    def add_decoder(self, width):  # channels of the encoder
+        from spoken_lang.whisper import StartTokenDecoder
+        if self.config.encoder != 'whisper': raise ValueError('head: start_token needs encoder: whisper.')
+        self.decoder = StartTokenDecoder(self.encoder.config)
+        self.head = nn.Linear(width, self.config.num_labels, bias=False)
+
+    def add_pooling(self, width):
+        c = self.config.conv_channels
+        self.conv, self.norm = nn.Conv1d(width, c, 3, padding=1), MaskedBatchNorm(c)
+        self.pool, self.dropout = _AttentiveStatistics(c), nn.Dropout(self.config.dropout)
+        self.head = nn.Linear(2*c, self.config.num_labels)
 
     def _init_weights(self, module): pass  # PyTorch's own, and Speech2Text's within its encoder
 
 # %% ../nbs/02_model.ipynb #020046
+@patch
+def embed(self:SpokenLanguageClassifier,
+    input_features,  # (batch, frames, bins), normalised log-mel
+    attention_mask=None,  # (batch, frames), 0 where there is padding
+) -> torch.Tensor:  # (batch, width of the head)
+    "The vector of each clip that the rows of the head are multiplied with"
+    if attention_mask is None: attention_mask = torch.ones_like(input_features[..., 0], dtype=torch.long)
+    x, mask = self.encoder(input_features, attention_mask)
+    if self.config.head == 'start_token': return self.decoder(x.transpose(1, 2), mask)
+    x = F.relu(self.conv(x*mask))*mask
+    x = F.max_pool1d(F.pad(x, (0, 1)), 2)  # the zeros behind the end never win over a ReLU
+    mask = mask[..., ::2]
+    return self.dropout(self.pool(self.norm(x, mask), mask))
+
 @patch
 def forward(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel
@@ -230,11 +265,7 @@ def forward(self:SpokenLanguageClassifier,
     **kwargs,
 ) -> SequenceClassifierOutput:  # `logits` (batch, labels), and `loss`
     "Logits for each clip of a batch"
-    if attention_mask is None: attention_mask = torch.ones_like(input_features[..., 0], dtype=torch.long)
-    x, mask = self.encoder(input_features, attention_mask)
-    x = F.max_pool1d(F.pad(F.relu(self.conv(x*mask))*mask, (0, 1)), 2)  # the zeros behind the end never win over a ReLU
-    mask = mask[..., ::2]
-    logits = self.head(self.dropout(self.pool(self.norm(x, mask), mask)))
+    logits = self.head(self.embed(input_features, attention_mask))
     return SequenceClassifierOutput(loss=None if labels is None else self.loss(logits, labels), logits=logits)
 
 @patch
@@ -245,20 +276,21 @@ def loss(self:SpokenLanguageClassifier, logits, labels):
 
 # %% ../nbs/02_model.ipynb #020055
 def _speech_to_text(path):
-    "A whole Speech2Text model from the hub or a folder; `ValueError` that says what is wrong with it"
+    "A whole Speech2Text or Whisper model from the hub or a folder; `ValueError` that says what is wrong with it"
     about = f'pretrained_encoder_path: {str(path)!r}'
     try: config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as e:
         raise ValueError(f'{about} is neither a folder with a checkpoint nor a model that the hub gives. '
                          'Check the name and the connection.') from e
-    if config.model_type != 'speech_to_text':
-        raise ValueError(f'{about} holds a model of type {config.model_type}, not speech_to_text. '
-                         'Give one such as facebook/s2t-medium-mustc-multilingual-st.')
-    try: whole, loading = Speech2TextForConditionalGeneration.from_pretrained(path, output_loading_info=True)
+    kinds = dict(speech_to_text=Speech2TextForConditionalGeneration, whisper=WhisperForConditionalGeneration)
+    if config.model_type not in kinds:
+        raise ValueError(f'{about} holds a model of type {config.model_type}, not speech_to_text or whisper. '
+                         'Give one such as facebook/s2t-medium-mustc-multilingual-st or openai/whisper-base.')
+    try: whole, loading = kinds[config.model_type].from_pretrained(path, output_loading_info=True)
     except Exception as e:  # of safetensors, of torch or of the operating system, which share no base
         raise ValueError(f'{about} has weights that are missing, broken or of another shape. Fetch it again.') from e
-    if lacking := [k for k in loading['missing_keys'] if '.encoder.' in k]:
-        raise ValueError(f'{about} lacks {len(lacking)} of the weights of the encoder, such as {min(lacking)}.')
+    if lacking := [k for k in loading['missing_keys'] if '.encoder.' in k or config.model_type == 'whisper']:
+        raise ValueError(f'{about} lacks {len(lacking)} of its weights, such as {min(lacking)}.')
     return whole
 
 # %% ../nbs/02_model.ipynb #020060
@@ -267,11 +299,14 @@ _ENCODER_KEYS = ('d_model', 'encoder_layers', 'encoder_ffn_dim', 'encoder_attent
 
 @patch(cls_method=True)
 def from_encoder(cls:SpokenLanguageClassifier,
-    path,  # a name on the hub, such as `facebook/s2t-medium-mustc-multilingual-st`, or a folder with a Speech2Text checkpoint
+    path,  # a name on the hub, such as `facebook/s2t-medium-mustc-multilingual-st`, `openai/whisper-base`, or a folder with such a checkpoint
     **kwargs,  # for `SpokenLanguageConfig`, e.g. `labels`
 ) -> SpokenLanguageClassifier:
     "A pretrained encoder with a newborn head; `ValueError` where the checkpoint is missing, foreign or broken"
     whole = _speech_to_text(path)
+    if whole.config.model_type == 'whisper':
+        from spoken_lang.whisper import classifier_from
+        return classifier_from(whole, cls, **kwargs)
     size = {k: getattr(whole.config, k) for k in _ENCODER_KEYS} | dict(encoder_layerdrop=0.)
     model = cls(s2t_medium_config(**dict(speech_to_text=size, num_mel_bins=size['input_feat_per_channel']) | kwargs))
     model.encoder.encoder.load_state_dict(whole.model.encoder.state_dict())
@@ -287,9 +322,10 @@ class SpokenLanguageFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.,
         low_freq: float = 20.,  # lower edge of the lowest band, Hz
         high_freq: float = 7600.,  # upper edge of the highest, Hz; 0 is half the rate
+        encoder: str = 'tdnn',  # of the network; `whisper` has a log-mel of its own
         **kwargs):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
-        self.low_freq, self.high_freq = low_freq, high_freq
+        self.low_freq, self.high_freq, self.encoder = low_freq, high_freq, encoder
 
     @property
     def num_mel_bins(self): return self.feature_size  # as the config calls it
@@ -300,7 +336,7 @@ def from_config(cls:SpokenLanguageFeatureExtractor,
     config,  # of the network that takes the features
 ) -> SpokenLanguageFeatureExtractor:
     "The feature extractor of a network"
-    return cls(config.num_mel_bins, low_freq=config.low_freq, high_freq=config.high_freq)
+    return cls(config.num_mel_bins, low_freq=config.low_freq, high_freq=config.high_freq, encoder=config.encoder)
 
 _cached_front_end = lru_cache(maxsize=8)(front_end)  # one for each extractor
 
