@@ -78,24 +78,26 @@ def interval(self:Report,
 
 # %% ../nbs/04_evaluation.ipynb #102c18b7
 def paired_bootstrap(
-    a,  # (clips,) or (seeds, clips): a score of each clip, e.g. its negative log-likelihood, or 1 where it is right
+    a,  # (clips,) or (seeds, clips): a score of each clip, e.g. its negative log-likelihood
     b,  # the same of the other training, for the same clips
     groups=None,  # (clips,), which clips stand or fall together, e.g. by recording; None is each alone
     draws: int = 2000,
     level: float = .95,
     seed: int = 0,
-) -> dict:  # `difference`, the mean of a - b; `interval`, (low, high); `n`, clips; `seeds`, of a and of b
+) -> dict:  # `difference`, the mean of a - b; its `interval`; `n`, clips; `seeds`, of a and of b
     "How far the mean score of one training is above another's, clip by clip"
     a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b))
-    rng, names = np.random.default_rng(seed), np.arange(a.shape[1]) if groups is None else np.asarray(groups)
-    sets = list(pd.Series(range(len(names))).groupby(names).indices.values())
+    clips, rng = np.arange(a.shape[1]), np.random.default_rng(seed)
+    groups = clips if groups is None else np.asarray(groups)
+    sets = list(pd.Series(clips).groupby(groups).indices.values())
     found = []
     for _ in range(draws):
         i = np.concatenate([sets[g] for g in rng.integers(len(sets), size=len(sets))])
         mean_a, mean_b = (x[rng.integers(len(x), size=len(x))][:, i].mean() for x in (a, b))
         found.append(mean_a - mean_b)
-    low, high = np.quantile(found, [(1-level)/2, (1+level)/2])
-    return dict(difference=float(a.mean() - b.mean()), interval=(float(low), float(high)), n=a.shape[1], seeds=[len(a), len(b)])
+    low, high = np.quantile(found, [(1-level)/2, (1+level)/2]).tolist()
+    difference = float(a.mean() - b.mean())
+    return dict(difference=difference, interval=(low, high), n=len(clips), seeds=[len(a), len(b)])
 
 # %% ../nbs/04_evaluation.ipynb #040018
 @patch
@@ -173,13 +175,14 @@ def macro_nll(
     sources=None,  # (clips,), where each clip comes from; None is one source
 ) -> float:  # nats; ln(number of labels) where nothing is known
     "Negative log-likelihood of the truth: the mean over languages of the mean over their sources"
-    nll = -np.take_along_axis(log_softmax(np.asarray(logits, float), axis=1), np.asarray(labels)[:, None], 1)[:, 0]
+    labels = np.asarray(labels)
+    nll = -log_softmax(np.asarray(logits, float), axis=1)[np.arange(len(labels)), labels]
     df = pd.DataFrame(dict(nll=nll, language=labels, source='all' if sources is None else sources))
     return float(df.groupby(['language', 'source']).nll.mean().groupby('language').mean().mean())
 
 # %% ../nbs/04_evaluation.ipynb #040033
 def _few(sizes, least):
-    "The smallest sources, which come to at least so many clips together and include all that have fewer"
+    "All sources with fewer clips, and more until they come to so many together; the smallest last"
     n = (sizes < least).sum()
     if n and sizes.iloc[-n:].sum() < least: n += 1  # the next larger one too
     return list(sizes.index[-n:]) if n else []
@@ -191,7 +194,7 @@ def fit_min_known(
     temperature: float = 1.,
     sources=None,  # (clips,), where each clip comes from; None is one source
     turned_away: float = .01,  # share of a source's clips in the languages that may be turned away
-    min_clips: int = 100,  # sources with fewer clips count as one, since a quantile of few clips is one clip
+    min_clips: int = 100,  # sources with fewer count as one: a quantile of few clips is one clip
 ) -> float:  # at most .5; 0 where there is no label `other`
     "The threshold on the probability that speech is in one of the languages, against `other`"
     if 'other' not in labels: return 0.

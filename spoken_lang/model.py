@@ -182,8 +182,8 @@ def s2t_medium_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `Sp
 
 # %% ../nbs/02_model.ipynb #7b7037bb
 def front_end(
-    config,  # a `SpokenLanguageConfig`, or whatever else has its `encoder`, `num_mel_bins`, `low_freq` and `high_freq`
-) -> nn.Module:  # waves (batch, samples) and lengths → features (batch, frames, bins) and their mask
+    config,  # a `SpokenLanguageConfig`, or a `SpokenLanguageFeatureExtractor`
+) -> nn.Module:  # (waves, lengths) → (features, mask)
     "The module that computes the features which a network of this config takes"
     if config.encoder == 'whisper':
         from spoken_lang.whisper import WhisperLogMel

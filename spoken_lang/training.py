@@ -28,8 +28,8 @@ from .core import LANGUAGES, SAMPLE_RATE, load_audio
 from spoken_lang.data import (AudioDataset, FeatureDataset, augment, cache_features, collate, keep_splits, read_folders, read_manifest, read_parquet,
     split_by_group)
 from .evaluation import macro_nll
-from .model import (SpokenLanguageClassifier, SpokenLanguageConfig, SpokenLanguageFeatureExtractor, frame_mask, front_end,
-    s2t_medium_config)
+from .model import (SpokenLanguageClassifier, SpokenLanguageConfig, SpokenLanguageFeatureExtractor,
+    frame_mask, front_end, s2t_medium_config)
 
 # %% ../nbs/03_training.ipynb #030007
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class _Learning:
     class_weights: dict = field(default_factory=dict)  # label: factor on its loss
     bf16: bool = False  # compute in bfloat16, keep weights in float32
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them (s2t-medium)
-    metric: str = 'nll'  # chooses the checkpoint on the held-out clips: `nll` (see `macro_nll`), `loss`, `f1`, `iou`, `precision` or `recall`
+    metric: str = 'nll'  # chooses the checkpoint: `nll` (see `macro_nll`), `loss`, `f1`, `iou`, ...
     eval_every: int = 500  # steps between evaluations, each with a checkpoint; 0 is once an epoch
     early_stop: int = 0  # stop after this many evaluations without a better `metric`; 0 never
 
@@ -82,7 +82,8 @@ class TrainConfig(_Learning):
     demo_models: list = field(default_factory=list)  # ONNX files and run folders that `spoken_lang demo` offers to choose from
 
 # %% ../nbs/03_training.ipynb #030011
-_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'), metric=('nll', 'loss', 'f1', 'iou', 'precision', 'recall'))
+_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'),
+    metric=('nll', 'loss', 'f1', 'iou', 'precision', 'recall'))
 _RANGES = dict(valid=(0, 1), warmup=(0, 1), label_smoothing=(0, 1), steps=(1, None), batch_size=(1, None), copies=(1, None), accumulate=(1, None),
     learning_rate=(0, None), encoder_learning_rate=(0, None), mixup=(0, None), epochs=(0, None), freeze_epochs=(0, None), weight_decay=(0, None),
     eval_every=(0, None), early_stop=(0, None), workers=(0, None), threads=(0, None), seed=(0, None))
@@ -149,12 +150,13 @@ def read_config(
 def _read(path, labels, role):
     "A manifest from a folder, a table or a shard"
     if Path(path).is_dir(): return read_folders(path)
-    return read_parquet(path, role, tuple(labels)) if path.endswith('.parquet') else read_manifest(path)
+    if path.endswith('.parquet'): return read_parquet(path, role, tuple(labels))
+    return read_manifest(path)
 
 # %% ../nbs/03_training.ipynb #030023
 def read_clips(
-    data: list,  # folders (one sub-folder a language), CSV manifests or parquet shards; patterns such as `train-*.parquet` work
-    labels: list,  # the classes to keep; what shards hold of other languages is `other`, where that is one of them
+    data: list,  # folders (one sub-folder a language), CSV manifests, shards; patterns too
+    labels: list,  # classes to keep; other languages of a shard become `other`, if that is one
     role: str = None,  # of shards, keep the rows with this role
     complete: bool = True,  # every label must have clips
 ) -> pd.DataFrame:  # a manifest; `part` is the file that a row came from
@@ -297,8 +299,10 @@ def build_model(
     "The network that training with this config begins with"
     weights = [config.class_weights.get(l, 1.) for l in config.labels] if config.class_weights else None
     about = dict(labels=config.labels, label_smoothing=config.label_smoothing, class_weights=weights, **config.model)
-    if config.pretrained_encoder_path: return SpokenLanguageClassifier.from_encoder(config.pretrained_encoder_path, **about)
-    return SpokenLanguageClassifier((SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config)(**about))
+    encoder = config.pretrained_encoder_path
+    if encoder: return SpokenLanguageClassifier.from_encoder(encoder, **about)
+    size = SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config
+    return SpokenLanguageClassifier(size(**about))
 
 # %% ../nbs/03_training.ipynb #030060
 def _cached(config, manifest, mel, change=None, copies=1):
@@ -337,7 +341,8 @@ def _training_arguments(config, run):
     length = dict(num_train_epochs=config.epochs) if config.epochs else dict(max_steps=config.steps)
     unit, every = ('steps', config.eval_every) if config.eval_every else ('epoch', 1)
     when = dict(eval_strategy=unit, eval_steps=every, save_strategy=unit, save_steps=every, save_total_limit=2)
-    best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric, greater_is_better=config.metric not in ('nll', 'loss'))
+    best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric,
+                greater_is_better=config.metric not in ('nll', 'loss'))
     share = max(1, config.batch_size//PartialState().num_processes)
     batch = dict(per_device_train_batch_size=share, per_device_eval_batch_size=32, gradient_accumulation_steps=config.accumulate)
     compute = dict(bf16=config.bf16, activation_checkpointing=config.gradient_checkpointing, use_cpu=not torch.cuda.is_available(),
@@ -350,7 +355,8 @@ class _Trainer(Trainer):
     "Transformers' Trainer with our draws, whole clips in evaluation, and no half-written checkpoints"
     def __init__(self, *args, draws, eval_collator, encoder_learning_rate=0., loss=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.draws, self.eval_collator, self.encoder_learning_rate, self.loss = draws, eval_collator, encoder_learning_rate, loss
+        self.draws, self.eval_collator, self.loss = draws, eval_collator, loss
+        self.encoder_learning_rate = encoder_learning_rate
         self.model_accepts_loss_kwargs = False  # our loss is the mean of a batch; accumulated ones are to be averaged
 
     def _get_train_sampler(self, dataset=None): return self.draws
@@ -364,13 +370,14 @@ class _Trainer(Trainer):
 # %% ../nbs/03_training.ipynb #030072
 @patch
 def create_optimizer(self:_Trainer, model=None):
-    "AdamW; the encoder at a rate of its own, and norms and biases, the weights of one dimension, without decay"
+    "AdamW; the encoder at its own rate; no decay of norms and biases, which have one dimension"
     if self.optimizer is None:
-        rates = {True: self.encoder_learning_rate or self.args.learning_rate, False: self.args.learning_rate}
-        groups = {(encoder, decay): [] for encoder in (True, False) for decay in (True, False)}
-        for name, p in self.model.named_parameters(): groups[name.startswith('encoder.'), p.ndim > 1].append(p)
-        groups = [dict(params=ps, lr=rates[encoder], weight_decay=decay*self.args.weight_decay) for (encoder, decay), ps in groups.items()]
-        self.optimizer = torch.optim.AdamW(groups, self.args.learning_rate)
+        rate, groups = self.args.learning_rate, []
+        for inside, lr in ((True, self.encoder_learning_rate or rate), (False, rate)):
+            ours = [p for name, p in self.model.named_parameters() if name.startswith('encoder.') == inside]
+            groups.append(dict(params=[p for p in ours if p.ndim > 1], lr=lr, weight_decay=self.args.weight_decay))
+            groups.append(dict(params=[p for p in ours if p.ndim < 2], lr=lr, weight_decay=0.))
+        self.optimizer = torch.optim.AdamW(groups, rate)
     return self.optimizer
 
 @patch
@@ -398,10 +405,12 @@ def distillation_loss(
 ):  # a function (model, batch, output) → loss, for `train`
     "Learn from labels, and from the mean probabilities of teachers"
     for t in teachers: t.eval()
+    soft = lambda logits: (logits/temperature).log_softmax(1)
     def loss(model, batch, output):
         features = {k: v for k, v in batch.items() if k != 'labels'}
-        with torch.no_grad(): wanted = torch.stack([(t(**features).logits/temperature).softmax(1) for t in teachers]).mean(0)
-        learnt = F.kl_div((output.logits/temperature).log_softmax(1), wanted, reduction='batchmean')*temperature**2
+        with torch.no_grad(): wanted = [soft(t(**features).logits).exp() for t in teachers]
+        wanted = torch.stack(wanted).mean(0)
+        learnt = F.kl_div(soft(output.logits), wanted, reduction='batchmean')*temperature**2
         return (1 - share)*output.loss + share*learnt
     return loss
 
@@ -483,7 +492,8 @@ class _Board(TrainerCallback):
         for n, i in enumerate(most_confident_errors(logits, truth)):
             said = f'{self.labels[truth[i]]}, heard as {self.labels[logits[i].argmax()]}'
             self.writer.add_text(f'misheard/{n}', said, state.global_step)
-            self.writer.add_audio(f'misheard/{n}', load_audio(self.clips.audio.iloc[i]), state.global_step, SAMPLE_RATE)
+            wav = load_audio(self.clips.audio.iloc[i])
+            self.writer.add_audio(f'misheard/{n}', wav, state.global_step, SAMPLE_RATE)
 
 # %% ../nbs/03_training.ipynb #030089
 def _versions():
@@ -522,7 +532,7 @@ def _prepare(config, run, df, train, valid, net, callbacks=(), loss=None):
     collator = _Collator(mel, crop, config.augment, config.mixup, len(config.labels))
     return _Trainer(net, _training_arguments(config, run), data_collator=collator, train_dataset=dataset,
         draws=_draws(config, dataset, train, clips), eval_dataset=heard, eval_collator=_Collator(mel), compute_metrics=board.score,
-        callbacks=[*callbacks, *watchers], encoder_learning_rate=config.encoder_learning_rate, loss=loss,
+        callbacks=[*callbacks, *watchers], loss=loss, encoder_learning_rate=config.encoder_learning_rate,
         processing_class=SpokenLanguageFeatureExtractor.from_config(net.config))
 
 # %% ../nbs/03_training.ipynb #030094
@@ -548,14 +558,23 @@ def _run_folder(config, run=None):
 # %% ../nbs/03_training.ipynb #030098
 def fixed_split(
     manifest: pd.DataFrame,  # of `read_clips`
-    folder=None,  # where `train.csv`, `valid.csv` and `test.csv` are, or will be; None draws the split anew each time
+    folder=None,  # where `train.csv`, `valid.csv`, `test.csv` are or will be; None draws the split anew
     by: str = 'speaker',  # the column that must not be on two sides
-    valid: float = .1,  # about this share of each language's seconds is held out; with a folder, as much again is for the test
+    valid: float = .1,  # about this share of each language's seconds; a folder's `test` has as much
     seed: int = 0,
 ) -> dict:  # {'train': manifest, 'valid': ..., and 'test': ... where the split is kept}
     "The split that a folder keeps, or one that is drawn from the seed"
     if folder: return keep_splits(manifest, folder, by, valid, valid, seed)
     return dict(zip(('train', 'valid'), split_by_group(manifest, by, valid, seed)))
+
+# %% ../nbs/03_training.ipynb #3f8dcedd
+def _same_labels(config, net):
+    "The network, if its classes are those of the config"
+    theirs = ', '.join(net.config.id2label[i] for i in range(net.config.num_labels))
+    ours = ', '.join(config.labels)
+    if ours == theirs: return net
+    raise ValueError(f'model: its labels are {theirs}, those of the config are {ours}. '
+                     'Set `labels` in the config to those of the model.')
 
 # %% ../nbs/03_training.ipynb #030100
 def train(
@@ -563,14 +582,14 @@ def train(
     run=None,  # the folder of an earlier run, to go on with it
     model: SpokenLanguageClassifier = None,  # the network to begin with; None builds the config's
     callbacks=(),  # of Transformers, called before ours
-    loss=None,  # a function (network, batch, its output) → the loss to minimise, e.g. a `distillation_loss`; None is the network's own
+    loss=None,  # (network, batch, its output) → the loss, e.g. `distillation_loss(...)`
 ) -> Path:  # the run's folder: `model/`, `logs/`, `config.yml`, `train.csv`, `valid.csv`, `valid.npz`, `metrics.json`, `versions.json`
     "Train a classifier from its config, evaluate it on held-out groups, and keep the best checkpoint"
     process = PartialState(cpu=not torch.cuda.is_available())
     set_seed(config.seed)
     if config.threads: torch.set_num_threads(config.threads)
-    folder, net, guard = _run_folder(config, run), model or build_model(config), _Guard(config.freeze_epochs)
-    _same_labels(config, net)
+    folder, guard = _run_folder(config, run), _Guard(config.freeze_epochs)
+    net = build_model(config) if model is None else _same_labels(config, model)
     df = read_clips(config.data, config.labels, config.role)
     parts = fixed_split(df, config.splits, config.split_by, config.valid, config.seed)
     train, valid = parts['train'], parts['valid']
@@ -584,9 +603,3 @@ def train(
         raise KeyboardInterrupt(f'stopped after step {trainer.state.global_step}, and saved. Go on with: spoken_lang train --run {folder}')
     _finish(trainer, folder, valid)
     return folder
-
-def _same_labels(config, net):
-    "Object to a network with other classes than the config's"
-    labels = [net.config.id2label[i] for i in range(net.config.num_labels)]
-    if labels != config.labels:
-        raise ValueError(f'model: its labels are {", ".join(labels)}, those of the config {", ".join(config.labels)}. Set `labels` to the same.')
