@@ -10,7 +10,7 @@ __all__ = ['COLUMNS', 'read_headers', 'read_folders', 'read_parquet', 'read_mani
            'FeatureDataset']
 
 # %% ../nbs/01_data.ipynb #010004
-import hashlib, http.client, inspect, io, json, os, re, shutil, tempfile, time, types, urllib.request, zipfile
+import hashlib, http.client, inspect, io, json, os, re, shutil, tempfile, time, types, urllib.request, zipfile, zlib
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -217,8 +217,13 @@ def read_voxlingua107(
     labels=tuple(LANGUAGES),  # languages of the task; another one becomes `other`
 ) -> pd.DataFrame:  # a manifest
     "VoxLingua107, its training part or its development set"
-    rows = [(str(p), p.parent.name, m['video'], m['video']) for p in sorted(Path(root).glob('*/*.wav')) if (m := _VIDEO.fullmatch(p.name))]
-    return _corpus(rows, 'voxlingua107', 'CC BY 4.0', labels, f'{root} should hold <language>/<video>__U__S<n>---<start>-<end>.wav')
+    form = f'<language>/<video>__U__S<n>---<start>-<end>.wav'
+    paths = sorted(Path(root).glob('*/*.wav'))
+    videos = [_VIDEO.fullmatch(p.name) for p in paths]
+    others = [p.name for p, v in zip(paths, videos) if not v]
+    _say_left_out([f'not named {form}']*len(others), others, len(paths))
+    rows = [(str(p), p.parent.name, v['video'], v['video']) for p, v in zip(paths, videos) if v]
+    return _corpus(rows, 'voxlingua107', 'CC BY 4.0', labels, f'{root} should hold {form}')
 
 # %% ../nbs/01_data.ipynb #010033
 def _tsv(path, columns):
@@ -256,7 +261,10 @@ def read_sds200(
     "SDS-200: Swiss German sentences of volunteers, those that were not voted down"
     tables = sorted(Path(root).glob('export_*.tsv')) or [Path(root)/'export_*.tsv']
     df = _tsv(tables[-1], ['clip_path', 'client_id', 'clip_is_valid'])
-    df = df[df.clip_is_valid.str.lower().isin(('true', '1'))]
+    valid = df.clip_is_valid.str.lower().isin(('true', '1'))
+    invalid = df.clip_path[~valid].tolist()
+    _say_left_out(['voted down']*len(invalid), invalid, len(df))
+    df = df[valid]
     rows = [(str(Path(root)/p), 'gsw', c, p) for p, c in zip(df.clip_path, df.client_id)]
     return _corpus(rows, 'sds-200', 'on request', ('gsw',), 'No clip is valid.')
 
@@ -271,25 +279,53 @@ def read_swissdial(
 
 # %% ../nbs/01_data.ipynb #010045
 def _hub(path, name=None, **kwargs):
-    "A data set of the hub, or parquet files below a folder, with its audio as bytes"
+    "The rows of a data set of the hub, or of parquet files below a folder, one at a time"
     from datasets import Audio, load_dataset
-    if Path(path).is_dir(): found = load_dataset('parquet', data_files=str(Path(path)/'**/*.parquet'), split='train')
-    else: found = load_dataset(path, name, **kwargs)
+    if Path(path).is_dir():
+        files = str(Path(path)/'**/*.parquet')
+        found = load_dataset('parquet', data_files=files, split='train', streaming=True)
+    else: found = load_dataset(path, name, streaming=True, **kwargs)
     return found.cast_column('audio', Audio(decode=False))
 
 # %% ../nbs/01_data.ipynb #010047
-def _seconds_rate(audio):
-    "(seconds, rate in Hz) of the bytes of a clip"
-    return (info := sf.info(io.BytesIO(audio['bytes']))).duration, info.samplerate
+def _clip_file(audio, stem):
+    "The path of a row's sound: a file that is written from its bytes, or the path that it names"
+    data, path = audio.get('bytes'), audio.get('path') or ''
+    if not data: return path
+    file = Path(f'{stem}{Path(path).suffix}')
+    if not file.exists() or file.read_bytes() != data: file.write_bytes(data)
+    return str(file)
 
 # %% ../nbs/01_data.ipynb #010049
-def _from_hub(rows, source, license, code, speaker, labels):
-    "Rows of a data set as a manifest; `speaker` gives the group of a row, by its number"
-    table = []
+def _from_hub(rows, source, license, code, speaker, labels, folder):
+    "Rows of a data set as a manifest of files; `speaker` gives the group of a row, by its number"
+    table, reasons, names, language = [], [], [], code if code in labels else 'other'
+    folder.mkdir(parents=True, exist_ok=True)
     for i, row in enumerate(rows):
-        group, (seconds, rate) = f'{source}/{speaker(i, row)}', _seconds_rate(row['audio'])
-        table.append((row['audio']['bytes'], code if code in labels else 'other', source, group, group, seconds, rate, license, code))
+        audio, group = _clip_file(row['audio'] or {}, folder/f'{i:06}'), f'{source}/{speaker(i, row)}'
+        found = _measure(audio)
+        if isinstance(found, str):
+            reasons.append(found)
+            names.append(f'row {i}')
+        else: table.append((audio, language, source, group, group, *found, license, code))
+    _say_left_out(reasons, names, len(table) + len(reasons))
+    if not table: raise ValueError(f'{source}: no row of {code} can be read.')
     return pd.DataFrame(table, columns=[*COLUMNS, 'rate', 'license', 'code'])
+
+# %% ../nbs/01_data.ipynb #d1a70018
+def _kept_clips(path, name, folder, read):
+    "The manifest of a data set of the hub that was fetched before, or else the one that `read` makes"
+    import datasets
+    folder = Path(folder or Path(datasets.config.HF_DATASETS_CACHE)/'spoken_lang')
+    if Path(path).is_dir():  # may have changed: read anew, under a name of its own
+        return read(folder/hashlib.md5(str(Path(path).resolve()).encode()).hexdigest()[:12]/name)
+    folder = folder/path/name
+    if (folder/'clips.csv').exists(): return read_manifest(folder/'clips.csv')
+    df = read(folder)
+    names = df.audio.map(lambda a: os.path.relpath(a, folder))
+    df.assign(audio=names).to_csv(folder/'clips.part', index=False)
+    (folder/'clips.part').replace(folder/'clips.csv')
+    return df
 
 # %% ../nbs/01_data.ipynb #010051
 def read_fleurs(
@@ -297,18 +333,28 @@ def read_fleurs(
     part: str = 'train',  # `train`, `validation` or `test`
     path='google/fleurs',  # on the hub, or a folder with parquet files of that language and part
     labels=tuple(LANGUAGES),  # languages of the task; another one becomes `other`
+    folder=None,  # where the clips are kept; by default in the cache of `datasets`
 ) -> pd.DataFrame:  # a manifest
     "FLEURS, one language of it; nobody says who reads, so those who read one sentence stay together"
-    rows = _hub(path, name, split=part, revision='refs/convert/parquet')
-    return _from_hub(rows, 'fleurs', 'CC BY 4.0', name[:2], lambda i, row: f'{name}/{row["id"]}', labels)
+    def read(there):
+        rows = _hub(path, name, split=part, revision='refs/convert/parquet')
+        speaker = lambda i, row: f'{name}/{row["id"]}'
+        return _from_hub(rows, 'fleurs', 'CC BY 4.0', code, speaker, labels, there)
+    code = name.rsplit('_', 1)[0]
+    df = _kept_clips(path, f'{name}/{part}', folder, read)
+    return df.assign(language=code if code in labels else 'other')
 
 # %% ../nbs/01_data.ipynb #010053
 def read_spc_r(
     part: str = 'train',  # `train` or `test`
     path='i4ds/spc_r',  # on the hub, or a folder with its parquet files
+    folder=None,  # where the clips are kept; by default in the cache of `datasets`
 ) -> pd.DataFrame:  # a manifest
     "SPC_R: Swiss German speeches in parliament, minutes long; nobody says who speaks, so each stands for itself"
-    return _from_hub(_hub(path, split=part), 'spc_r', 'CC BY 4.0', 'gsw', lambda i, row: f'{part}-{i}', ('gsw',))
+    def read(there):
+        rows = _hub(path, split=part)
+        return _from_hub(rows, 'spc_r', 'CC BY 4.0', 'gsw', lambda i, row: f'{part}-{i}', ('gsw',), there)
+    return _kept_clips(path, part, folder, read)
 
 # %% ../nbs/01_data.ipynb #010058
 def _size(url):
@@ -328,24 +374,37 @@ def _go_on(url, part, size, bar):
             while block := r.read(1 << 20): f.write(block); bar.update(len(block))
 
 # %% ../nbs/01_data.ipynb #010062
-def _accept(part, path, size, url):
+def _check_zip(part, max_gigabytes):
+    "What is wrong with a zip: damaged, or unpacked larger than that; None where nothing is"
+    try:
+        with zipfile.ZipFile(part) as z:
+            size = sum(i.file_size for i in z.infolist())
+            if size > max_gigabytes*1e9:
+                return f'would unpack to {size/1e9:.1f} GB, over the limit of {max_gigabytes:g}'
+            if z.testzip() is None: return
+    except (zipfile.BadZipFile, zlib.error): pass
+    return 'arrived damaged'
+
+# %% ../nbs/01_data.ipynb #d1a7001a
+def _accept(part, path, size, url, max_gigabytes=100):
     "Give a download its name if it is whole, or throw it away"
     have = part.stat().st_size if part.exists() else 0
-    if have < size: raise OSError(f'{url}: broke off after {have/1e6:.1f} of {size/1e6:.1f} MB. Run it again to go on from there.')
-    broken = have > size
-    if path.suffix == '.zip' and not broken:
-        try: broken = zipfile.ZipFile(part).testzip() is not None
-        except zipfile.BadZipFile: broken = True
-    if broken:
-        part.unlink()
-        raise OSError(f'{url}: arrived damaged and was thrown away. Run it again.')
-    return part.replace(path)
+    if have < size:
+        raise OSError(f'{url}: broke off after {have/1e6:.1f} of {size/1e6:.1f} MB. '
+                      'Run it again to go on from there.')
+    wrong = 'arrived damaged' if have > size else None
+    if path.suffix == '.zip' and not wrong: wrong = _check_zip(part, max_gigabytes)
+    if not wrong: return part.replace(path)
+    part.unlink()
+    hint = 'Raise `max_gigabytes` to take it.' if 'limit' in wrong else 'Run it again.'
+    raise OSError(f'{url}: {wrong} and was thrown away. {hint}')
 
 # %% ../nbs/01_data.ipynb #010064
 def fetch(
     url: str, path,  # from where, and to where; a zip is tested
     tries: int = 10,  # how often a broken connection is taken up again
     wait: float = 5.,  # seconds before that
+    max_gigabytes: float = 100,  # a zip that unpacks to more is refused
 ) -> Path:
     "Download a file, going on where an earlier attempt broke off; `OSError` where it fails"
     path, part, size = Path(path), Path(f'{path}.part'), _size(url)
@@ -359,7 +418,7 @@ def fetch(
             try: _go_on(url, part, size, bar)
             except (OSError, http.client.HTTPException): pass  # broken; what came is kept
             if part.exists() and part.stat().st_size >= size: break
-    return _accept(part, path, size, url)
+    return _accept(part, path, size, url, max_gigabytes)
 
 # %% ../nbs/01_data.ipynb #010066
 _OPEN = dict(voxlingua107='https://cs.taltech.ee/staff/tanel.alumae/data/voxlingua107')  # one zip a language, and dev.zip
@@ -375,6 +434,7 @@ def download(
     languages=None,  # codes, such as `['de', 'it']` or `'de,it'`; `dev` is the development set
     folder='data',  # goes to `<folder>/<corpus>/<language>/`
     base: str = None,  # another server
+    max_gigabytes: float = 100,  # a zip that unpacks to more is refused
 ) -> Path:  # the corpus's folder, for its reader
     "Fetch and unpack a corpus; what is there already is not fetched again. `ValueError` for what cannot be fetched from here"
     if corpus in _ELSEWHERE: raise ValueError(f'{corpus} cannot be downloaded from here: {_ELSEWHERE[corpus]}.')
@@ -384,7 +444,8 @@ def download(
     root = Path(folder)/corpus
     for language in languages:
         if (root/language).exists(): continue
-        _unpack(fetch(f'{base or _OPEN[corpus]}/{language}.zip', root/f'{language}.zip'), root, language)
+        url = f'{base or _OPEN[corpus]}/{language}.zip'
+        _unpack(fetch(url, root/f'{language}.zip', max_gigabytes=max_gigabytes), root, language)
     return root
 
 def _unpack(path, root, language):
@@ -402,6 +463,18 @@ def _take(seconds, share, seed):
         if total < enough and total + seconds[group] <= 1.3*enough: taken.add(group); total += seconds[group]
     return taken
 
+# %% ../nbs/01_data.ipynb #d1a7001c
+def _check_sides(language, is_valid, by, valid):
+    "Object where one side lacks a language, or training is left with less than half of its clips"
+    left = (~is_valid).groupby(language).mean()
+    if (left == 0).any():
+        raise ValueError(f'{", ".join(left.index[left == 0])}: every {by} is held out, and nothing is left to '
+                         f'learn from. Hold out less than {valid}.')
+    if (left < .5).any():
+        n = language.value_counts()[left.idxmin()]
+        raise ValueError(f'{left.idxmin()}: {round(left.min()*n)} of {n} clips are left to learn from, less than '
+                         f'half. Check the column `seconds`, or hold out less than {valid}.')
+
 # %% ../nbs/01_data.ipynb #010074
 def split_by_group(
     manifest: pd.DataFrame,  # a manifest
@@ -418,8 +491,7 @@ def split_by_group(
         taken = set().union(*(_take(part.groupby(by).seconds.sum(), valid, seed) for part in parts))
         held_out |= taken or {clips.groupby(by).seconds.sum().idxmin()}  # where nobody fits, the least
     is_valid = manifest[by].isin(held_out)
-    if lacking := set(manifest.language) - set(manifest.language[~is_valid]):
-        raise ValueError(f'{", ".join(sorted(lacking))}: every {by} is held out, and nothing is left to learn from. Hold out less than {valid}.')
+    _check_sides(manifest.language, is_valid, by, valid)
     return manifest[~is_valid], manifest[is_valid]
 
 # %% ../nbs/01_data.ipynb #010081
