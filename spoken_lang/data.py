@@ -128,8 +128,8 @@ def _corrected(folder, df, dropped):
     kept = _drop(df, table) if table.is_file() else df
     more = df.part.map(lambda p: Path(p).name.startswith('more-')).sum()
     if more or table.is_file():
-        tqdm.write(f'{folder}: {len(df)} rows in {df.part.nunique()} shards, {more} of them in '
-                   f'more-*.parquet; {len(df) - len(kept)} dropped by {table.name}')
+        counts = f'{len(df)} rows in {df.part.nunique()} shards, {more} of them in more-*.parquet'
+        tqdm.write(f'{folder}: {counts}; {len(df) - len(kept)} dropped by {dropped}')
     return kept
 
 # %% ../nbs/01_data.ipynb #d1a7000c

@@ -108,9 +108,9 @@ def main(corpus):
     dropped = false_pairs(wavs, prints, test, np.setdiff1d(train, kept))
     command = f'python tools/checks/near_duplicates.py {corpus}'
     belongs = about(command, n=PLANTED, seed=SEED, threads=1)
-    save_results(RESULTS/'near_duplicates.json', belongs, clips=wavs.n, hours=round(first.seconds.sum()/3600, 2),
-                 min_similarity=.75, computed_in_seconds=seconds, recall=recall(wavs, prints), version_2=pairs,
-                 dropped_rows=dropped)
+    results = dict(clips=wavs.n, hours=round(first.seconds.sum()/3600, 2), min_similarity=.75)
+    results |= dict(computed_in_seconds=seconds, recall=recall(wavs, prints))
+    save_results(RESULTS/'near_duplicates.json', belongs, **results, version_2=pairs, dropped_rows=dropped)
     sides = [table[table.audio.isin(roles[r])].reset_index(drop=True) for r in ('train', 'test')]
     checks = audit_splits(*sides)
     checks = checks.astype(object).where(checks.notna(), None).to_dict('records')
