@@ -24,7 +24,7 @@ def _csv(values):
 
 # %% ../nbs/09_cli.ipynb #090009
 def _header(languages, timeline=False):
-    return _csv([*(['start', 'end'] if timeline else []), 'path', 'status', 'language', 'seconds', *languages, 'error'])
+    return _csv([*(['start', 'end'] if timeline else []), 'path', 'status', 'language', 'seconds', *languages, 'error', 'warning'])
 
 def _row(p, format, languages, when=()):
     "One prediction as a line; `when` is the start and end of a stretch, in seconds"
@@ -32,7 +32,7 @@ def _row(p, format, languages, when=()):
     if format == 'json': return json.dumps(dict(zip(('start', 'end'), when)) | d, ensure_ascii=False)
     if format == 'table': return '\t'.join([*(f'{t:8.1f} s' for t in when), _plain(p.path), _plain(p)])
     shares = [d['probabilities'].get(l, '') for l in languages]
-    return _csv([*when, d['path'], d['status'], d['language'] or '', d['seconds'], *shares, d['error'] or ''])
+    return _csv([*when, d['path'], d['status'], d['language'] or '', d['seconds'], *shares, d['error'] or '', d['warning'] or ''])
 
 # %% ../nbs/09_cli.ipynb #090012
 def _files(paths):

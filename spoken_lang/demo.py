@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 import numpy as np, soundfile as sf
 import spoken_lang.core
-from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, _name, load_audio
+from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, _name, audio_info, load_audio
 from .inference import WINDOW, LanguageClassifier
 
 # %% ../nbs/08_demo.ipynb #080007
@@ -26,13 +26,9 @@ def _sentence(p, ms):
 MAX_MEGABYTES, MAX_MINUTES = 100, 60  # of a recording
 
 def _minutes(path):
-    "How long a recording is, by its header; 0 where it does not say"
-    try: return sf.info(path).duration/60
-    except sf.LibsndfileError: pass
-    import av
-    try:
-        with open(path, 'rb') as f, av.open(f, options={'protocol_whitelist': 'none'}) as container: return (container.duration or 0)/6e7  # from µs
-    except Exception: return 0  # whatever is wrong with it, `classify` will say
+    "How long a recording is; 0 where it cannot be read, of which `classify` says why"
+    try: return audio_info(path)[0]/60
+    except AudioError: return 0
 
 def _checked(path):
     "The path; `AudioError` for what is too much"

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np, onnxruntime as ort, soxr
 import spoken_lang.core
 from fastcore.basics import patch
-from .core import SAMPLE_RATE, AudioError, Prediction, find_language, load_audio, name_of, spread_windows, stream_audio
-from .core import _from_array, _to_mono
+from .core import SAMPLE_RATE, AudioError, Prediction, find_language, load_audio, name_of, stream_audio
+from .core import audio_info, from_array, int_bits, open_source, seek_windows, split_sources, stream_channels, to_mono
 
 # %% ../nbs/06_inference.ipynb #060007
 def _find_model(path):
@@ -80,12 +80,35 @@ def log_probabilities(self:LanguageClassifier,
 # %% ../nbs/06_inference.ipynb #060019
 def _windows(blocks, size):
     "Cut a stream of arrays into windows of `size` samples; a short tail is shared with the window before it"
-    rest = np.zeros(0, 'float32')
+    rest = None
     for block in blocks:
-        rest = np.concatenate([rest, block])
+        if rest is not None and rest.shape[1:] != block.shape[1:]:  # another number of channels
+            yield rest
+            rest = None
+        rest = block if rest is None else np.concatenate([rest, block])
         while len(rest) >= 2*size: yield rest[:size]; rest = rest[size:]
-    if len(rest) > size: yield rest[:len(rest)//2]; rest = rest[len(rest)//2:]
-    if len(rest): yield rest
+    if rest is None or not len(rest): return
+    if len(rest) <= size: yield rest
+    else: yield from (rest[:len(rest)//2], rest[len(rest)//2:])
+
+# %% ../nbs/06_inference.ipynb #0600a1
+def _apart(windows, channel, notes, name):
+    "The sources of each window of (samples, channels), or the one channel that was asked for"
+    for window in windows:
+        sources = split_sources(window) if channel is None else [to_mono(window, channel, name)]
+        if len(sources) > 1: notes.append('its channels differ and were classified together; choose one with channel=0, 1, ...')
+        yield sources
+
+def _recording_windows(source, rate, channel, enough, notes):
+    "Yield the windows of a recording, each a list of (samples,) arrays, 16 kHz: of a long one from all over it"
+    if isinstance(source, list) or hasattr(source, '__array__'): source = source, rate
+    if isinstance(source, tuple): total = len(from_array(*source))/source[1]
+    else:
+        source, name = open_source(source)
+        total = audio_info(source)[0]
+    if total >= 2*enough: windows = (w for _, w in seek_windows(source, WINDOW, total, notes=notes))
+    else: windows = _windows((b for b, _ in stream_channels(source, notes=notes) if b is not None), WINDOW*SAMPLE_RATE)
+    yield from _apart(windows, channel, notes, name_of(source))
 
 # %% ../nbs/06_inference.ipynb #060022
 def _trimmed(wav):
@@ -108,15 +131,16 @@ def _probability(self:LanguageClassifier, row, label):
 # %% ../nbs/06_inference.ipynb #060026
 @patch
 def _listen(self:LanguageClassifier, windows, enough):
-    "(log-probabilities of windows (n, labels), seconds heard); stops when `enough` seconds of speech were heard or settled it, or for lack of them"
-    heard, speech, rows = 0, 0, []
-    for wav in islice(windows, max(1, round(30*enough/WINDOW))):
-        heard += len(wav)/SAMPLE_RATE
-        if (row := self._hear(wav)) is None: continue
-        rows.append(row)
-        speech += len(wav)/SAMPLE_RATE*(1 - self._probability(row, 'none'))
-        if speech >= enough or self._settled([r for r in rows if self._probability(r, 'none') < .5]): break
-    return np.array(rows), heard
+    "(log-probabilities of windows (n, labels), seconds analysed) of lists of sources; stops at `enough` seconds of speech, or when they agree"
+    heard, speech, rows, spoken = 0, 0, [], []
+    for sources in windows:
+        heard += len(sources[0])/SAMPLE_RATE
+        found = [row for wav in sources if (row := self._hear(wav)) is not None]
+        some = [row for row in found if self._probability(row, 'none') < .5]
+        rows, spoken = rows + found, spoken + some
+        speech += len(sources[0])/SAMPLE_RATE*max([1 - self._probability(row, 'none') for row in found], default=0)
+        if speech >= enough or some and self._settled(spoken): break
+    return np.array(spoken or rows), heard
 
 # %% ../nbs/06_inference.ipynb #060027
 @patch
@@ -134,8 +158,8 @@ def _candidates(self:LanguageClassifier, languages=None, priors=None):
     if isinstance(languages, str): languages = languages.split(',')
     codes = [find_language(l, self.languages) for l in (languages or priors or self.languages)]
     prior = {find_language(l, self.languages): p for l, p in (priors or {}).items()}
-    if any(not p >= 0 for p in prior.values()) or prior and not any(prior.get(c, 0) for c in codes):
-        raise ValueError(f'priors must be 0 or more, and one above 0; got {priors}.')
+    if any(not 0 <= p < np.inf for p in prior.values()) or prior and not any(prior.get(c, 0) for c in codes):
+        raise ValueError(f'priors must be finite, 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'): return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
 
 # %% ../nbs/06_inference.ipynb #060035
@@ -154,6 +178,8 @@ def _decide(self:LanguageClassifier, rows, heard, languages=None, priors=None):
     return Prediction({} if status == 'no_speech' else p, status, heard, speech=float(speech.max()), known=known)
 
 # %% ../nbs/06_inference.ipynb #060037
+def _warning(notes): return '; '.join(dict.fromkeys(notes)) or None
+
 @patch
 def classify(self:LanguageClassifier,
     source,  # a path, bytes, a file object, or (array, rate)
@@ -161,13 +187,13 @@ def classify(self:LanguageClassifier,
     languages=None,  # the only languages to choose from, e.g. `['de', 'gsw']` or `'de,gsw'`
     priors: dict = None,  # how likely each is beforehand, e.g. `{'de': .7, 'gsw': .3}`
     enough: float = 60.,  # stop once this many seconds of speech were heard, or sooner where they agree
+    channel: int = None,  # which one, from 0; None: chosen by what is in them
 ) -> Prediction:
     "Which language is spoken in a recording; `AudioError` where it cannot be read"
     self._candidates(languages, priors)  # object before any work is done
-    spread = spread_windows(source, WINDOW, max(1, round(enough/WINDOW)))
-    rows, heard = self._listen(spread or _windows(stream_audio(source, rate), WINDOW*SAMPLE_RATE), enough)
+    rows, heard = self._listen(_recording_windows(source, rate, channel, enough, notes := []), enough)
     if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
-    return self._decide(rows, heard, languages, priors)
+    return replace(self._decide(rows, heard, languages, priors), warning=_warning(notes))
 
 # %% ../nbs/06_inference.ipynb #060046
 @patch
@@ -177,18 +203,18 @@ def _classify_file(self:LanguageClassifier, path, **kwargs):
     except AudioError as e: return Prediction(status='error', error=str(e), path=str(path))
 
 # %% ../nbs/06_inference.ipynb #060049
-_COLUMNS = 'path', 'status', 'language', 'seconds', 'probabilities', 'error'
+_COLUMNS = 'path', 'status', 'language', 'seconds', 'probabilities', 'error', 'warning'
 
 def _from_json(line):
     "The `Prediction` of a line of JSON; None for one that was cut off"
-    try: return Prediction(**{k: (d := json.loads(line))[k] for k in ('probabilities', 'status', 'seconds', 'path', 'error')})
+    try: return Prediction(**{k: (d := json.loads(line))[k] for k in ('probabilities', 'status', 'seconds', 'path', 'error', 'warning')})
     except (ValueError, KeyError, TypeError): return None
 
 def _from_row(row):
     "The `Prediction` of a row of CSV; None for the header and for one that was cut off"
-    try: path, status, _, seconds, probabilities, error = row
+    try: path, status, _, seconds, probabilities, error, warning = row
     except ValueError: return None
-    try: return Prediction(json.loads(probabilities), status, float(seconds), path, error or None)
+    try: return Prediction(json.loads(probabilities), status, float(seconds), path, error or None, warning or None)
     except ValueError: return None
 
 # %% ../nbs/06_inference.ipynb #060050
@@ -196,7 +222,7 @@ def _to_line(p, is_json):
     "A line of a result file"
     d = p.to_dict()
     if is_json: return json.dumps(d, ensure_ascii=False)
-    csv.writer(out := io.StringIO(), lineterminator='\r\n').writerow([*(d[c] for c in _COLUMNS[:4]), json.dumps(d['probabilities']), d['error']])
+    csv.writer(out := io.StringIO(), lineterminator='\r\n').writerow([*(d[c] for c in _COLUMNS[:4]), json.dumps(d['probabilities']), d['error'], d['warning']])
     return out.getvalue()[:-2]
 
 # %% ../nbs/06_inference.ipynb #060052
@@ -270,7 +296,7 @@ def to_text(self:Timeline,
     rows = [(start, end, p.language or p.status, p) for start, end, p in self]
     spoken, name = [r for r in rows if r[3].language], '_'.join(name.split())
     if format == 'json': return json.dumps([dict(start=round(s, 3), end=round(e, 3), **p.to_dict()) for s, e, _, p in rows], indent=1)
-    if format == 'csv': lines = ['start,end,language,confidence'] + [f'{s:.3f},{e:.3f},{l},{p.confidence:.4f}' for s, e, l, p in rows]
+    if format == 'csv': lines = ['start,end,language,confidence,warning'] + [f'{s:.3f},{e:.3f},{l},{p.confidence:.4f},"{p.warning or ""}"' for s, e, l, p in rows]
     elif format == 'rttm': lines = [f'SPEAKER {name} 1 {s:.3f} {e - s:.3f} <NA> <NA> {l} {p.confidence:.4f} <NA>' for s, e, l, p in spoken]
     elif format == 'srt': lines = [f'{n}\n{_clock(s)} --> {_clock(e)}\n{l} {p.confidence:.2f}\n' for n, (s, e, l, p) in enumerate(spoken, 1)]
     elif format == 'labels': lines = [f'{s:.3f}\t{e:.3f}\t{l} {p.confidence:.2f}' for s, e, l, p in rows]
@@ -309,13 +335,14 @@ def timeline(self:LanguageClassifier,
     languages=None,  # the only languages to choose from
     seconds: float = 3.,  # length of a window
     workers: int = None,  # threads; by default one a core
+    channel: int = None,  # which one, from 0; None: chosen by what is in them
 ) -> Timeline:  # [(start s, end s, Prediction), ...]
     "Which language is spoken when; stretches follow each other without gaps"
     if not seconds >= 2*MIN_SECONDS: raise ValueError(f'a window must be {2*MIN_SECONDS:g} s or longer, not {seconds!r}.')
     codes, _ = self._candidates(languages)
     keep = [self.labels.index(l) for l in [*codes, *(set(self.labels) - set(self.languages))]]
     size, rows, ends = int(seconds*SAMPLE_RATE), [], []
-    windows = _sliding(stream_audio(source, rate), size, size//2)
+    windows = _sliding(stream_audio(source, rate, channel, notes := []), size, size//2)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         while some := list(islice(windows, 32)):  # as many as are in memory at once
             for (at, wav), row in zip(some, pool.map(self._hear, [wav for _, wav in some])):
@@ -324,7 +351,8 @@ def timeline(self:LanguageClassifier,
     if not rows or rows[0] is None: return Timeline((0., e, Prediction(status='too_short', seconds=e)) for e in ends)
     ends[-1] = (at + len(wav))/SAMPLE_RATE
     path, rows = _viterbi(np.array(rows)[:, keep]), np.array(rows)
-    return self._stretches(path, rows, ends, codes)
+    stretches = self._stretches(path, rows, ends, codes)
+    return Timeline((start, end, replace(p, warning=_warning(notes))) for start, end, p in stretches)
 
 # %% ../nbs/06_inference.ipynb #060071
 @patch
@@ -356,12 +384,14 @@ class LanguageStream:
         rate: int = SAMPLE_RATE,  # Hz of the chunks
         every: float = .5,  # seconds of sound between answers
         sure: float = .9,  # confidence that, three answers in a row, settles it
+        channel: int = None,  # which one, from 0; None: chosen by what is in them
         **kwargs,  # `languages` and `priors`, see `classify`
     ):
         clf._candidates(**kwargs)
-        _from_array([], rate)  # objects to a rate that is none
+        from_array([], rate)  # objects to a rate that is none
         self.clf, self.rate, self.every, self.sure, self.kwargs = clf, rate, every, sure, kwargs
-        self.resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
+        self.channel, self.resampler, self.bits, self.notes = channel, None, 0, []
+        self.channels, self.held = None, []  # of several channels: blocks of which none was chosen yet
         self.rows, self.wav, self.new, self.seconds, self.agreed, self.done = [], np.zeros(0, 'float32'), 0, 0., [], False
         self.prediction = Prediction(status='too_short')
 
@@ -369,14 +399,34 @@ class LanguageStream:
 
 # %% ../nbs/06_inference.ipynb #060078
 @patch
+def _take(self:LanguageStream, chunk):
+    "A chunk as (samples, channels) float32, with as many channels and at the same scale as those before"
+    chunk = np.asarray(chunk)
+    if chunk.dtype.kind in 'iu' and chunk.size:
+        bits = max(self.bits, int_bits(chunk))
+        if self.bits: self.wav = self.wav*np.float32(2.**(self.bits - bits))
+        self.bits = bits
+    block = from_array(chunk, self.rate, self.notes, self.bits, channels_last=True)
+    if not len(block): return np.zeros((0, self.channels or 1), 'float32')
+    if self.channels is None and block.shape[1] <= 64: self.channels = block.shape[1]
+    if block.shape[1] != self.channels:
+        raise AudioError(f'the stream: a chunk of shape {chunk.shape} has not {self.channels or "64 or fewer"} channels. '
+                         'Pass (samples,) or (samples, channels).')
+    if not np.isfinite(block).all(): raise AudioError('the stream: holds NaN or infinite samples.')
+    return block
+
+@patch
 def feed(self:LanguageStream,
     chunk: np.ndarray,  # (samples,) or (samples, channels), of any number type
 ) -> Prediction:  # the answer so far
-    "Hear some more"
-    chunk = _to_mono(_from_array(chunk, self.rate), 'the stream')
-    if self.resampler: chunk = self.resampler.resample_chunk(chunk)
-    self.wav, self.new = np.concatenate([self.wav, chunk]), self.new + len(chunk)
-    self.seconds += len(chunk)/SAMPLE_RATE
+    "Take some more sound, and answer"
+    block = self._take(chunk)
+    if self.rate != SAMPLE_RATE:
+        self.resampler = self.resampler or soxr.ResampleStream(self.rate, SAMPLE_RATE, block.shape[1])
+        block = self.resampler.resample_chunk(block).reshape(-1, block.shape[1])
+    self.held.append(block)
+    self.new += len(block)
+    self.seconds += len(block)/SAMPLE_RATE
     if self.new >= self.every*SAMPLE_RATE: self._answer()
     return self.prediction
 
@@ -385,12 +435,14 @@ def feed(self:LanguageStream,
 def _answer(self:LanguageStream):
     "Hear the window that is open; close those that are full"
     size, self.new = WINDOW*SAMPLE_RATE, 0
+    if self.held: self.wav = np.concatenate([self.wav, to_mono(np.concatenate(self.held), self.channel, 'the stream')])
+    self.held = []
     while len(self.wav) >= 2*size:
         if (row := self.clf._hear(self.wav[:size])) is not None: self.rows = [*self.rows[-99:], row]
         self.wav = self.wav[size:]
     row = self.clf._hear(self.wav[-size:])
     rows = np.array(self.rows + ([row] if row is not None else []))
-    self.prediction = self.clf._decide(rows, self.seconds, **self.kwargs)
+    self.prediction = replace(self.clf._decide(rows, self.seconds, **self.kwargs), warning=_warning(self.notes))
     self.agreed = [*self.agreed[-2:], self.prediction.language if self.prediction.confidence >= self.sure else None]
     self.done = len(self.agreed) == 3 and self.agreed[0] is not None and len(set(self.agreed)) == 1
 
