@@ -7,7 +7,7 @@ __all__ = ['TrainConfig', 'read_config', 'read_clips', 'balance', 'metrics', 'bu
            'whole_checkpoint', 'most_confident_errors', 'fixed_split', 'train']
 
 # %% ../nbs/03_training.ipynb #030004
-import dataclasses, difflib, glob, json, platform, shutil, signal, subprocess, threading, time, typing, zipfile
+import copy, dataclasses, difflib, glob, json, platform, shutil, signal, subprocess, threading, time, typing, zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,11 @@ from .core import LANGUAGES, SAMPLE_RATE, load_audio
 from spoken_lang.data import (AudioDataset, FeatureDataset, augment, cache_features, collate, keep_splits, read_folders, read_manifest, read_parquet,
     split_by_group)
 from .evaluation import macro_nll
+from .finetuning import (OnTheFlyBatches, WaveCollator, WaveMap, WholeClips, at_most, cache_waves,
+    draw_weights, first_item, freeze_lowest, retention_loss, scale_rows)
 from .model import (SpokenLanguageClassifier, SpokenLanguageConfig, SpokenLanguageFeatureExtractor,
     frame_mask, front_end, s2t_medium_config)
+from .whisper import whisper_base_config
 
 # %% ../nbs/03_training.ipynb #030007
 @dataclass(kw_only=True)
@@ -41,6 +44,11 @@ class _Learning:
     accumulate: int = 1  # batches before each step of the optimiser
     learning_rate: float = 1e-3  # its peak, after a linear warm-up and before a linear fall to 0
     encoder_learning_rate: float = 0.  # another peak for the encoder; 0 is the same
+    row_learning_rates: dict = field(default_factory=dict)  # label: peak for its row of the head
+    adam_beta2: float = .999
+    freeze_layers: int = 0  # so many of the lowest layers of Whisper's encoder keep their weights
+    retention: float = 0.  # weight of the divergence from the network before training, see `retention_loss`
+    retention_weights: dict = field(default_factory=dict)  # label: factor on it for clips of the label
     freeze_epochs: float = 0.  # the encoder does not learn before this epoch
     warmup: float = .05  # share of the steps
     weight_decay: float = .01
@@ -51,6 +59,7 @@ class _Learning:
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them (s2t-medium)
     metric: str = 'nll'  # chooses the checkpoint: `nll` (see `macro_nll`), `loss`, `f1`, `iou`, ...
     eval_every: int = 500  # steps between evaluations, each with a checkpoint; 0 is once an epoch
+    keep_checkpoints: int = 2  # the newest, beside the best; 0 keeps all
     early_stop: int = 0  # stop after this many evaluations without a better `metric`; 0 never
 
 # %% ../nbs/03_training.ipynb #030009
@@ -66,12 +75,19 @@ class TrainConfig(_Learning):
     balanced: bool = True  # draw languages equally often, see `balance`; false draws every clip once an epoch
     source_weights: dict = field(default_factory=dict)  # source: factor on how often it is drawn within its languages
     source_shares: dict = field(default_factory=dict)  # source: share of the draws of each language that has it
-    size: str = 'starter'  # `starter` or `s2t-medium`
+    on_the_fly: bool = False  # augment waves anew for each batch rather than cache features, see `OnTheFlyBatches`
+    group_shares: dict = field(default_factory=dict)  # on the fly, label: share of the draws; `other`: all others
+    vocoded_shares: dict = field(default_factory=dict)  # on the fly, label: share of its draws that are vocoded
+    matched_labels: list = field(default_factory=list)  # learned only where the channel is, see `mask_unmatched`
+    matched_sources: list = field(default_factory=list)  # sources with the same channel for all labels
+    valid_clips: int = 0  # on the fly, held-out clips of each language and source in evaluations; 0 is all
+    size: str = 'starter'  # `starter`, `s2t-medium` or `whisper-base`
     model: dict = field(default_factory=dict)  # changes to the size's `SpokenLanguageConfig`
-    pretrained_encoder_path: str = None  # a Speech2Text checkpoint, by its name on the hub or a folder, to begin with
+    pretrained_encoder_path: str = None  # a Speech2Text or Whisper checkpoint to begin with: a name on the hub, or a folder
     augment: bool = True  # move the training clips to other rooms, lines and noises
     copies: int = 4  # times each clip is augmented and cached
     crop_seconds: list = field(default_factory=lambda: [1.5, 4.])  # shortest and longest crop, one for each batch; [] takes whole clips, masked
+    batch_seconds: float = 52.  # on the fly, of sound in a batch, which has `batch_size` clips at most
     group_by_length: bool = False  # whole clips of like length go into a batch, so that less is padding
     workers: int = 2  # processes that decode and augment
     threads: int = 0  # threads of PyTorch; 0 leaves it to PyTorch
@@ -82,11 +98,12 @@ class TrainConfig(_Learning):
     demo_models: list = field(default_factory=list)  # ONNX files and run folders that `spoken_lang demo` offers to choose from
 
 # %% ../nbs/03_training.ipynb #030011
-_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium'),
+_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium', 'whisper-base'),
     metric=('nll', 'loss', 'f1', 'iou', 'precision', 'recall'))
 _RANGES = dict(valid=(0, 1), warmup=(0, 1), label_smoothing=(0, 1), steps=(1, None), batch_size=(1, None), copies=(1, None), accumulate=(1, None),
     learning_rate=(0, None), encoder_learning_rate=(0, None), mixup=(0, None), epochs=(0, None), freeze_epochs=(0, None), weight_decay=(0, None),
-    eval_every=(0, None), early_stop=(0, None), workers=(0, None), threads=(0, None), seed=(0, None))
+    freeze_layers=(0, None), retention=(0, None), valid_clips=(0, None), keep_checkpoints=(0, None),
+    adam_beta2=(0, 1), batch_seconds=(0, None), eval_every=(0, None), early_stop=(0, None), workers=(0, None), threads=(0, None), seed=(0, None))
 
 def _check(key, value, types):
     "One sentence for an unknown key, a wrong type or a value that is none of the choices"
@@ -113,14 +130,24 @@ def _check_together(config):
     if crop and not (len(crop) == 2 and all(isinstance(c, (int, float)) for c in crop) and 0 < crop[0] <= crop[1]):
         raise ValueError(f'config: crop_seconds must be [shortest, longest] in seconds, or [] for whole clips, not {crop!r}.')
     if config.pretrained_encoder_path and config.size == 'starter':
-        raise ValueError('config: pretrained_encoder_path needs size: s2t-medium; the starter has no such encoder.')
+        raise ValueError('config: pretrained_encoder_path needs size: s2t-medium or whisper-base; '
+                         'the starter has no such encoder.')
     if config.gradient_checkpointing and config.size == 'starter':
         raise ValueError('config: gradient_checkpointing needs size: s2t-medium; the starter has nothing to save by it.')
+    if config.on_the_fly and (config.epochs or config.freeze_epochs or config.mixup or not crop):
+        raise ValueError('config: on_the_fly needs steps and crop_seconds, and has no epochs, freeze_epochs or mixup.')
+    if config.on_the_fly and not config.group_shares:
+        raise ValueError('config: on_the_fly needs group_shares, the share of the draws of each label.')
     types = typing.get_type_hints(SpokenLanguageConfig.__init__)
     for key, value in config.model.items(): _check(key, value, types)
-    for key in ('class_weights', 'source_weights', 'source_shares'):
+    for key in ('class_weights', 'source_weights', 'source_shares', 'group_shares', 'vocoded_shares',
+                'row_learning_rates', 'retention_weights'):
         if bad := {k: v for k, v in getattr(config, key).items() if isinstance(v, bool) or not isinstance(v, (int, float)) or v < 0}:
             raise ValueError(f'config: {key} must give a number of at least 0 for each name, not {bad}.')
+    named = {*config.row_learning_rates, *config.matched_labels} - set(config.labels)
+    if named:
+        raise ValueError(f'config: row_learning_rates or matched_labels name {", ".join(sorted(named))}, '
+                         'which is not among the labels.')
     if strange := set(config.class_weights) - set(config.labels):
         raise ValueError(f'config: class_weights names {", ".join(sorted(strange))}, which is not among the labels {", ".join(config.labels)}.')
 
@@ -159,6 +186,7 @@ def read_clips(
     labels: list,  # classes to keep; other languages of a shard become `other`, if that is one
     role: str = None,  # of shards, keep the rows with this role
     complete: bool = True,  # every label must have clips
+    others: bool = False,  # keep clips in other languages, as `other`, where that is no label
 ) -> pd.DataFrame:  # a manifest; `part` is the file that a row came from
     "All the clips of some folders, tables and shards"
     paths = []
@@ -166,7 +194,7 @@ def read_clips(
         paths += (found := sorted(glob.glob(str(pattern))))
         if not found: raise ValueError(f'data: {pattern} matches nothing. Check the path, which is relative to where you are.')
     df = pd.concat([_read(p, labels, role).assign(part=p) for p in paths], ignore_index=True)
-    df = df[df.language.isin(labels)].reset_index(drop=True)
+    df = df[df.language.isin([*labels, *(['other'] if others else [])])].reset_index(drop=True)
     if complete and (missing := set(labels) - set(df.language)):
         raise ValueError(f'data: no clips for {", ".join(sorted(missing))}. Add some, or take the label out.')
     return df
@@ -301,8 +329,8 @@ def build_model(
     about = dict(labels=config.labels, label_smoothing=config.label_smoothing, class_weights=weights, **config.model)
     encoder = config.pretrained_encoder_path
     if encoder: return SpokenLanguageClassifier.from_encoder(encoder, **about)
-    size = SpokenLanguageConfig if config.size == 'starter' else s2t_medium_config
-    return SpokenLanguageClassifier(size(**about))
+    sizes = {'starter': SpokenLanguageConfig, 's2t-medium': s2t_medium_config, 'whisper-base': whisper_base_config}
+    return SpokenLanguageClassifier(sizes[config.size](**about))
 
 # %% ../nbs/03_training.ipynb #030060
 def _cached(config, manifest, mel, change=None, copies=1):
@@ -340,23 +368,26 @@ def _training_arguments(config, run):
     rate = dict(learning_rate=config.learning_rate, warmup_steps=config.warmup, lr_scheduler_type='linear', weight_decay=config.weight_decay)
     length = dict(num_train_epochs=config.epochs) if config.epochs else dict(max_steps=config.steps)
     unit, every = ('steps', config.eval_every) if config.eval_every else ('epoch', 1)
-    when = dict(eval_strategy=unit, eval_steps=every, save_strategy=unit, save_steps=every, save_total_limit=2)
+    when = dict(eval_strategy=unit, eval_steps=every, save_strategy=unit, save_steps=every,
+                save_total_limit=config.keep_checkpoints or None)
     best = dict(load_best_model_at_end=True, metric_for_best_model=config.metric,
                 greater_is_better=config.metric not in ('nll', 'loss'))
-    share = max(1, config.batch_size//PartialState().num_processes)
-    batch = dict(per_device_train_batch_size=share, per_device_eval_batch_size=32, gradient_accumulation_steps=config.accumulate)
+    share = 1 if config.on_the_fly else max(1, config.batch_size//PartialState().num_processes)
+    batch = dict(per_device_train_batch_size=share, per_device_eval_batch_size=8 if config.on_the_fly else 32, gradient_accumulation_steps=config.accumulate)
     compute = dict(bf16=config.bf16, activation_checkpointing=config.gradient_checkpointing, use_cpu=not torch.cuda.is_available(),
                    ddp_find_unused_parameters=config.freeze_epochs > 0)
     return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **length, **when, **best, **batch, **compute, seed=config.seed,
-        logging_steps=min(50, every), report_to=[], remove_unused_columns=False, dataloader_num_workers=0)
+        logging_steps=min(50, every), report_to=[], remove_unused_columns=False, dataloader_num_workers=config.workers if config.on_the_fly else 0,
+        dataloader_prefetch_factor=4 if config.on_the_fly and config.workers else None)
 
 # %% ../nbs/03_training.ipynb #030070
 class _Trainer(Trainer):
     "Transformers' Trainer with our draws, whole clips in evaluation, and no half-written checkpoints"
-    def __init__(self, *args, draws, eval_collator, encoder_learning_rate=0., loss=None, **kwargs):
+    def __init__(self, *args, draws, eval_collator, encoder_learning_rate=0., row_rates=None, adam_beta2=.999,
+                 loss=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.draws, self.eval_collator, self.loss = draws, eval_collator, loss
-        self.encoder_learning_rate = encoder_learning_rate
+        self.encoder_learning_rate, self.row_rates, self.adam_beta2 = encoder_learning_rate, row_rates or {}, adam_beta2
         self.model_accepts_loss_kwargs = False  # our loss is the mean of a batch; accumulated ones are to be averaged
 
     def _get_train_sampler(self, dataset=None): return self.draws
@@ -377,7 +408,9 @@ def create_optimizer(self:_Trainer, model=None):
             ours = [p for name, p in self.model.named_parameters() if name.startswith('encoder.') == inside]
             groups.append(dict(params=[p for p in ours if p.ndim > 1], lr=lr, weight_decay=self.args.weight_decay))
             groups.append(dict(params=[p for p in ours if p.ndim < 2], lr=lr, weight_decay=0.))
-        self.optimizer = torch.optim.AdamW(groups, rate)
+        self.optimizer = torch.optim.AdamW(groups, rate, betas=(.9, self.adam_beta2))
+        factors = {row: lr/rate for row, lr in self.row_rates.items()}
+        if factors: scale_rows(self.optimizer, self.model.head.weight, factors)
     return self.optimizer
 
 @patch
@@ -486,7 +519,8 @@ class _Board(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         if not self.writer: return  # another process writes
         (logits, truth), ax = self.last, Figure(figsize=(4, 4), layout='constrained').subplots()
-        look = dict(labels=range(len(self.labels)), display_labels=self.labels, colorbar=False, ax=ax)
+        look = dict(labels=range(len(self.labels)), display_labels=self.labels, colorbar=False, ax=ax,
+                    include_values=len(self.labels) < 20)
         ConfusionMatrixDisplay.from_predictions(truth, logits.argmax(1), **look)
         self.writer.add_figure('confusion', ax.figure, state.global_step)
         for n, i in enumerate(most_confident_errors(logits, truth)):
@@ -521,18 +555,36 @@ def _watchers(config, run, valid):
     stop = [EarlyStoppingCallback(config.early_stop)] if config.early_stop else []
     return board, [board, *([TensorBoardCallback(writer)] if writer else []), *stop]
 
-def _prepare(config, run, df, train, valid, net, callbacks=(), loss=None):
-    "The trainer of a run"
-    mel = front_end(net.config)
-    with PartialState().main_process_first():  # the others find the caches
-        dataset, clips = _training_set(config, df, train, mel)
-        heard = FeatureDataset(_cached(config, valid, mel))
-    board, watchers = _watchers(config, run, valid.iloc[heard.clips])
+def _cached_sets(config, df, train, valid, mel):
+    "What the trainer takes from caches of features"
+    dataset, clips = _training_set(config, df, train, mel)
     crop = [int(100*s) for s in config.crop_seconds] or None
     collator = _Collator(mel, crop, config.augment, config.mixup, len(config.labels))
-    return _Trainer(net, _training_arguments(config, run), data_collator=collator, train_dataset=dataset,
-        draws=_draws(config, dataset, train, clips), eval_dataset=heard, eval_collator=_Collator(mel), compute_metrics=board.score,
-        callbacks=[*callbacks, *watchers], loss=loss, encoder_learning_rate=config.encoder_learning_rate,
+    return dict(train_dataset=dataset, draws=_draws(config, dataset, train, clips), data_collator=collator,
+                eval_dataset=FeatureDataset(_cached(config, valid, mel)), eval_collator=_Collator(mel))
+
+def _on_the_fly_sets(config, df, train, valid, mel):
+    "What the trainer takes from a cache of waves"
+    waves = WaveMap(cache_waves(df.audio, Path(config.workspace)/'cache', config.workers))
+    train, valid = (m.assign(kind=m.get('kind', 'human')) for m in (train, valid))
+    weights = draw_weights(train, config.group_shares, config.vocoded_shares, config.source_shares)
+    steps = config.steps*config.accumulate*PartialState().num_processes
+    batches = OnTheFlyBatches(waves, train, config.labels, mel, weights, steps, config.crop_seconds,
+        config.batch_seconds, config.batch_size, config.matched_sources, augment if config.augment else None, config.seed)
+    held_out = WholeClips(waves, valid, config.labels, at_most(valid, config.valid_clips, config.seed))
+    return dict(train_dataset=batches, draws=range(steps), data_collator=first_item,
+                eval_dataset=held_out, eval_collator=WaveCollator(mel))
+
+def _prepare(config, run, df, train, valid, net, callbacks=(), loss=None):
+    "The trainer of a run"
+    mel, sets = front_end(net.config), _on_the_fly_sets if config.on_the_fly else _cached_sets
+    with PartialState().main_process_first():  # the others find the caches
+        sets = sets(config, df, train, valid, mel)
+    board, watchers = _watchers(config, run, valid.iloc[sets['eval_dataset'].clips])
+    rates = dict(encoder_learning_rate=config.encoder_learning_rate, adam_beta2=config.adam_beta2,
+                 row_rates={config.labels.index(l): lr for l, lr in config.row_learning_rates.items()})
+    return _Trainer(net, _training_arguments(config, run), **sets, **rates, compute_metrics=board.score,
+        callbacks=[*callbacks, *watchers], loss=loss,
         processing_class=SpokenLanguageFeatureExtractor.from_config(net.config))
 
 # %% ../nbs/03_training.ipynb #030094
@@ -577,6 +629,11 @@ def _same_labels(config, net):
                      'Set `labels` in the config to those of the model.')
 
 # %% ../nbs/03_training.ipynb #030100
+def _retention(config, net):
+    "The loss that keeps the answers of the network before training"
+    known = dict(weights=config.retention_weights, matched_labels=config.matched_labels, weight=config.retention)
+    return retention_loss(copy.deepcopy(net), **known, bf16=config.bf16)
+
 def train(
     config: TrainConfig,
     run=None,  # the folder of an earlier run, to go on with it
@@ -590,9 +647,11 @@ def train(
     if config.threads: torch.set_num_threads(config.threads)
     folder, guard = _run_folder(config, run), _Guard(config.freeze_epochs)
     net = build_model(config) if model is None else _same_labels(config, model)
-    df = read_clips(config.data, config.labels, config.role)
+    if config.freeze_layers: freeze_lowest(net, config.freeze_layers)
+    if config.retention and loss is None: loss = _retention(config, net)
+    df = read_clips(config.data, config.labels, config.role, not config.on_the_fly, config.on_the_fly)
     parts = fixed_split(df, config.splits, config.split_by, config.valid, config.seed)
-    train, valid = parts['train'], parts['valid']
+    train, valid = parts['train'], parts['valid'][parts['valid'].language.isin(config.labels)]
     if process.is_main_process and not run: _record(folder, config, train, valid)
     trainer = _prepare(config, folder, df, train, valid, net, [guard, *callbacks], loss)
     earlier = signal.signal(signal.SIGINT, guard.stop) if threading.current_thread() is threading.main_thread() else None
