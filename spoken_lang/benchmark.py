@@ -14,8 +14,9 @@ from .core import SAMPLE_RATE, about, load_audio, save_results
 from .evaluation import evaluate
 from .inference import LanguageClassifier
 from .model import SpokenLanguageClassifier, SpokenLanguageConfig, s2t_medium_config
-from .onnx_export import _WaveClassifier, export_onnx, optimize_onnx
+from .onnx_export import export_onnx, optimize_onnx
 from .quantization import WAYS, quantize
+from .whisper import WaveClassifier
 
 # %% ../nbs/10_benchmark.ipynb #100007
 def time_in_turns(
@@ -89,10 +90,10 @@ def _graphs(config, rounds=10, seconds=6.25):
     files |= {how: optimize_onnx(files['onnx'], folder/f'{how}.onnx', how) for how in ('basic', 'extended', 'layout', 'transformer')}
     files['int8'] = quantize(files['onnx'], folder/'int8.onnx', 'dynamic')
     wavs = np.random.default_rng(0).normal(0, .1, (1, int(seconds*SAMPLE_RATE))).astype('float32')
-    feed, net = dict(wavs=wavs, lengths=np.array([wavs.shape[1]])), _WaveClassifier(model)
+    feed, net = dict(wavs=wavs, lengths=np.array([wavs.shape[1]])), WaveClassifier(model)
     with torch.inference_mode():
         works = dict(pytorch=lambda: net(torch.from_numpy(wavs), torch.from_numpy(feed['lengths'])))
-        exact = works['pytorch']().numpy()
+        exact = works['pytorch']()[0].numpy()
         works |= {name: partial(_session(path).run, None, feed) for name, path in files.items()}
         found = time_in_turns(works, rounds)
     for name, path in files.items(): found[name] |= _about_file(path, feed, exact)

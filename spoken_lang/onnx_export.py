@@ -16,17 +16,8 @@ from torch import nn
 from .core import SAMPLE_RATE
 from .evaluation import fit_min_known, fit_temperature
 from .inference import LanguageClassifier
-from .model import LogMel, SpokenLanguageClassifier, SpokenLanguageConfig
-
-# %% ../nbs/05_onnx_export.ipynb #050007
-class _WaveClassifier(nn.Module):
-    "Waves and lengths in, logits out"
-    def __init__(self, model):
-        super().__init__()
-        c = model.config
-        self.log_mel, self.model = LogMel(c.num_mel_bins, c.low_freq, c.high_freq), model
-
-    def forward(self, wavs, lengths): return self.model(*self.log_mel(wavs, lengths)).logits
+from .model import SpokenLanguageClassifier, SpokenLanguageConfig
+from .whisper import WaveClassifier
 
 # %% ../nbs/05_onnx_export.ipynb #050010
 @contextmanager
@@ -49,9 +40,9 @@ def _to_onnx(model, path):
     free = torch.export.Dim.DYNAMIC
     example = (torch.randn(2, 3*SAMPLE_RATE), torch.tensor([3*SAMPLE_RATE, 2*SAMPLE_RATE]))
     with quiet(), torch.inference_mode():
-        torch.onnx.export(_WaveClassifier(model.eval()), example, str(path), dynamo=True, opset_version=_OPSET,
-            input_names=['wavs', 'lengths'], output_names=['logits'], dynamic_shapes=({0: free, 1: free}, {0: free}),
-            external_data=False, verbose=False)
+        torch.onnx.export(WaveClassifier(model.eval()), example, str(path), dynamo=True, opset_version=_OPSET,
+            input_names=['wavs', 'lengths'], output_names=['logits', 'embedding'],
+            dynamic_shapes=({0: free, 1: free}, {0: free}), external_data=False, verbose=False)
 
 # %% ../nbs/05_onnx_export.ipynb #050015
 def _forget_where(graph):
@@ -92,7 +83,7 @@ def _difference(session, net, wavs):
     "The largest difference of a probability on one padded batch"
     lengths = np.array([len(w) for w in wavs])
     batch = np.stack([np.pad(w, (0, lengths.max() - len(w))) for w in wavs])
-    with torch.inference_mode(): a = net(torch.from_numpy(batch), torch.from_numpy(lengths)).softmax(1)
+    with torch.inference_mode(): a = net(torch.from_numpy(batch), torch.from_numpy(lengths))[0].softmax(1)
     b = torch.from_numpy(session.run(None, dict(wavs=batch, lengths=lengths))[0]).softmax(1)
     return (a - b).abs().max().item()
 
@@ -104,7 +95,7 @@ def verify_onnx(
     tolerance: float = 1e-4,
 ) -> float:  # the largest difference of a probability
     "Compare the file's probabilities with PyTorch's, alone and in padded batches; `ValueError` if they differ"
-    session, net = ort.InferenceSession(str(path)), _WaveClassifier(model.eval())
+    session, net = ort.InferenceSession(str(path)), WaveClassifier(model.eval())
     rng = np.random.default_rng(0)
     if wavs is None: wavs = [rng.normal(0, .1, int(s*SAMPLE_RATE)).astype('float32') for s in (.5, 1, 2.345, 6.25, 10, 30)]
     batches = [[w] for w in wavs] + [wavs[:8], wavs[-3:]]
