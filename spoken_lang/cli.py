@@ -165,12 +165,12 @@ def eval(
     "Evaluate a model: macro figures with an interval, and tables by language and source"
     from spoken_lang.evaluation import evaluate, save_reports
     from spoken_lang.inference import LanguageClassifier
-    from spoken_lang.training import TrainConfig, read_data
+    from spoken_lang.training import read_clips
     if config: return _eval_run(config, model)
     if not data: raise ValueError('evaluate on what? Name a folder, a CSV or shards, e.g. spoken_lang eval nbs/samples')
     clf = LanguageClassifier.from_pretrained(model)
-    config = TrainConfig(data=str(data).split(','), role=role, labels=clf.labels)
-    report = evaluate(clf.classify, read_data(config, complete=False))
+    clips = read_clips(str(data).split(','), clf.labels, role, complete=False)
+    report = evaluate(clf.classify, clips)
     _show(report)
     if out: save_reports(out, dict(model=str(clf.path.name), data=str(data)), all=report)
 
@@ -186,13 +186,14 @@ def _eval_run(config, run=None, **changes):
     from spoken_lang.evaluation import evaluate
     from spoken_lang.inference import LanguageClassifier
     from spoken_lang.onnx_export import export_run
-    from spoken_lang.training import read_config, read_data, split_data
+    from spoken_lang.training import fixed_split, read_clips, read_config
     settings = read_config(config, **changes)
     run = Path(run or _newest_run(settings.workspace))
     drawn = read_config(run/'config.yml')  # the split is the run's own
     if not settings.onnx_runtime: return print((run/'metrics.json').read_text())
     if not (run/'model.onnx').exists(): export_run(run)
-    parts = split_data(drawn, read_data(drawn))
+    clips = read_clips(drawn.data, drawn.labels, drawn.role)
+    parts = fixed_split(clips, drawn.splits, drawn.split_by, drawn.valid, drawn.seed)
     held_out = parts.get('test', parts['valid'])  # the test part where one is kept
     _show(evaluate(LanguageClassifier.from_pretrained(run).classify, held_out))
 
@@ -229,11 +230,12 @@ def audit(
 ):
     "Draw the split that training would draw, and doubt it: exit code 1 where something should be mended"
     from spoken_lang.data import audit_splits
-    from spoken_lang.training import read_config, read_data, split_data
+    from spoken_lang.training import fixed_split, read_clips, read_config
     if data: changes['data'] = str(data).split(',')
     elif not config: raise ValueError('audit what? Name a folder, a CSV or shards, or a config: spoken_lang data audit --config config.yml')
     settings = read_config(config, **changes)
-    parts = split_data(settings, read_data(settings, complete=False))
+    clips = read_clips(settings.data, settings.labels, settings.role, complete=False)
+    parts = fixed_split(clips, settings.splits, settings.split_by, settings.valid, settings.seed)
     found = audit_splits(parts['train'], parts['valid'], workers=workers)
     print(found[['check', 'found', 'chance', 'advice']].to_string(index=False, na_rep=''))
     if found.bad.any(): sys.exit(1)
@@ -274,11 +276,11 @@ def quantize(
     from spoken_lang.core import load_audio
     from spoken_lang.inference import LanguageClassifier
     from spoken_lang.quantization import quantize
-    from spoken_lang.training import read_config, read_data
+    from spoken_lang.training import read_clips
     wavs = None
     if data:
-        config = read_config(data=str(data).split(','), labels=LanguageClassifier.from_pretrained(run).labels)
-        clips = read_data(config, complete=False)
+        labels = LanguageClassifier.from_pretrained(run).labels
+        clips = read_clips(str(data).split(','), labels, complete=False)
         clips = clips.sample(frac=1, random_state=0).groupby('language').head(20)
         wavs = [load_audio(a)[:160_000] for a in clips.audio]
     print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{how}.onnx', how, wavs))
