@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 import numpy as np, soundfile as sf
 import spoken_lang.core
-from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, _name, load_audio
+from .core import LANGUAGES, SAMPLE_RATE, AudioError, Prediction, language_name, load_audio
 from .inference import WINDOW, LanguageClassifier
 
 # %% ../nbs/08_demo.ipynb #080007
@@ -20,7 +20,7 @@ def _sentence(p, ms):
     "A prediction in words"
     words = dict(no_speech='I hear no speech. Is the microphone on?', too_short='That was too short. Half a second is the least.',
                  unknown_language='Somebody speaks, but none of these languages.', error=p.error)
-    return words.get(p.status) or f'{_name(p.language)}, {100*p.confidence:.0f} %, from {p.seconds:.1f} s in {ms:.0f} ms.'
+    return words.get(p.status) or f'{language_name(p.language)}, {100*p.confidence:.0f} %, from {p.seconds:.1f} s in {ms:.0f} ms.'
 
 # %% ../nbs/08_demo.ipynb #080010
 MAX_MEGABYTES, MAX_MINUTES = 100, 60  # of a recording
@@ -91,7 +91,7 @@ def _complain(audio, right, sentence, folder):
     if not audio or not right: return 'Choose a recording and the language that is spoken in it.'
     try: _flag(audio, right, sentence, folder)
     except (AudioError, OSError) as e: return f'Not kept: {str(e).replace(str(audio), "the file")}'
-    return f'Thank you. Kept as {_NOT_ONE_OF_THEM.get(right) or _name(right)}.'
+    return f'Thank you. Kept as {_NOT_ONE_OF_THEM.get(right) or language_name(right)}.'
 
 # %% ../nbs/08_demo.ipynb #080026
 def _open(models):
@@ -104,20 +104,20 @@ def _examples():
     "{language: path} of the clips that come with the package, or lie in the repository"
     home = Path(spoken_lang.core.__file__).parent
     folder = home/'samples' if (home/'samples').exists() else home.parent/'nbs'/'samples'
-    return {_name(l): str(folder/l/'high.flac') for l in LANGUAGES if (folder/l/'high.flac').exists()}
+    return {language_name(l): str(folder/l/'high.flac') for l in LANGUAGES if (folder/l/'high.flac').exists()}
 
 # %% ../nbs/08_demo.ipynb #080032
 def _handlers(models, flagged):
     "(answer, picture, complain) for a page"
     def answer(audio, languages=None, model=None):
         p, sentence = _answer(models[model or next(iter(models))], audio, languages)
-        return {f'{_name(c)} ({c})': q for c, q in p.probabilities.items()} if p.language else {}, sentence
+        return {f'{language_name(c)} ({c})': q for c, q in p.probabilities.items()} if p.language else {}, sentence
     def picture(audio, languages=None, model=None):
         figure = _picture(models[model or next(iter(models))], audio, languages)
         return dict(value=figure, visible=bool(figure), __type__='update')
     return answer, picture, partial(_complain, folder=flagged)
 
-def _choices(clf): return [(_name(c), c) for c in clf.languages]
+def _choices(clf): return [(language_name(c), c) for c in clf.languages]
 
 # %% ../nbs/08_demo.ipynb #080035
 def _inputs(gr, models):
@@ -225,7 +225,7 @@ def classify_widget(
     except ImportError as e: raise ImportError('The widget needs ipywidgets and anywidget: pip install "spoken_lang[demo]"', name=e.name) from None
     clf, none = LanguageClassifier.from_pretrained(model), dict(layout=dict(display='none'))
     upload, recorder = w.FileUpload(accept='audio/*,video/*', description='Recording'), _recorder()
-    only = w.SelectMultiple(options=[(_name(c), c) for c in clf.languages], description='Only these')
+    only = w.SelectMultiple(options=[(language_name(c), c) for c in clf.languages], description='Only these')
     heard = [w.Audio(format='webm', autoplay=False, **none), w.HTML(), w.Image(**none)]
     last = {}
     def show(change):

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['Report', 'evaluate', 'paired_bootstrap', 'fit_temperature', 'macro_nll', 'fit_min_known', 'rejection',
-           'channel_probe', 'save_reports']
+           'channel_probe']
 
 # %% ../nbs/04_evaluation.ipynb #040004
-import hashlib, json
 from dataclasses import dataclass, field
-from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torchaudio.compliance.kaldi as kaldi
 from fastcore.basics import patch
 from scipy.optimize import minimize_scalar
@@ -258,14 +256,3 @@ def to_dict(self:Report) -> dict:
     return dict(**self.figures(), f1_interval=list(self.interval()), ece=self.ece(), confusion=confusion, reliability=reliability,
                 ece_without_resynth=None if np.isnan(natural) else natural,
                 answers=self.clips.answer.value_counts().to_dict(), by_source=self.by('source').to_dict('index'))
-
-# %% ../nbs/04_evaluation.ipynb #040049
-def save_reports(
-    path,  # a JSON file
-    about: dict,  # what was examined, when, with which versions
-    **reports: Report,
-):
-    "Write reports and what they are about into one result file"
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dict(about=about, **{k: r.to_dict() for k, r in reports.items()}), indent=1, ensure_ascii=False)
-    Path(path).write_text(text + '\n', encoding='utf-8')

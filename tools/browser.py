@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 import numpy as np, soundfile as sf
 from docs import ORT_WEB
+from spoken_lang.core import LANGUAGES
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 OPTIONS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
            '--disable-sync', '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream']
-LANGUAGES = dict(en='English', it='Italian', fr='French', de='German', gsw='Swiss German')
 SIZES = dict(desktop=(1280, 900), phone=(390, 844))
 
 
@@ -112,7 +112,7 @@ def app(images=None):
             check(f'101 MB are refused: {said.inner_text()!r}', not App(page).words())
         with visit(b, url) as page:
             a = App(page)
-            for name in LANGUAGES.values():
+            for name in (l.name for l in LANGUAGES.values()):
                 page.get_by_role('button', name=name, exact=True).click(); a.wait(f'{name}, ')
             check('each of our examples is heard as what it is', True)
             page.get_by_label('Italian', exact=True).check(); page.get_by_label('French', exact=True).check()

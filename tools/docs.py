@@ -22,10 +22,13 @@ ORT_WEB = 'onnxruntime-web@1.30.0'  # what `try_it` listens with
 
 def browser_page():
     "What the page without a server loads, into nbs/browser: the shipped model, what it says of itself, and onnxruntime-web from npm"
+    from spoken_lang.core import COLOURS, language_name
     from spoken_lang.inference import LanguageClassifier
     folder, clf = Path('nbs/browser'), LanguageClassifier.from_pretrained()
     shutil.copy(clf.path, folder/'model.onnx')
-    (folder/'model.json').write_text(json.dumps(dict(labels=clf.labels, temperature=clf.temperature, min_known=clf.min_known)))
+    names = {l: language_name(l) for l in clf.labels}
+    about = dict(labels=clf.labels, decision=clf.decision, languages=clf.languages, names=names, colours=COLOURS)
+    (folder/'model.json').write_text(json.dumps(about))
     if (folder/'ort').exists(): return
     if not (npm := shutil.which('npm')): return print('npm is not here: the page "Try it" is built without onnxruntime-web, and will not answer.')
     with tempfile.TemporaryDirectory() as tmp:

@@ -9,7 +9,8 @@ import csv, http.server, io, json, os, shutil, signal, subprocess, sys, tempfile
 from pathlib import Path
 import numpy as np
 from spoken_lang import LanguageClassifier, load_audio
-from spoken_lang.inference import _answered
+from spoken_lang.core import read_predictions
+from spoken_lang.inference import kept_results
 
 OUT, CLI = Path('nbs/results/faults.json'), 'from spoken_lang.cli import main; main()'
 CLIPS = sorted(Path('nbs/samples').resolve().rglob('*.flac'))
@@ -34,9 +35,9 @@ def prediction(times, rng, tmp):
             said, dead = killed_after(rng.uniform(.4, 3), CLI, 'predict', tmp, '--results', results)
             killed += dead
             printed = {l.split('\t')[0] for l in said.split('\n')[:-1]}
-            wrong += not printed <= set(_answered(results) if results.exists() else ())
+            wrong += not printed <= set(kept_results(results) if results.exists() else ())
         subprocess.run([sys.executable, '-c', CLI, 'predict', str(tmp), '--results', str(results)], check=True, stdout=subprocess.DEVNULL)
-        wrong += len(_answered(results)) != 150 or results.read_text().count('\n') != 150 + (t % 2)
+        wrong += len(read_predictions(results)) != 150 or results.read_text().count('\n') != 150 + (t % 2)
     return dict(killed=killed, wrong=wrong)
 
 

@@ -70,20 +70,22 @@ def readers(name=None):
     "{name: (seed inputs, reader of (bytes, path), the errors it may raise)}; the bombs are only made when they are named"
     from spoken_lang import LanguageClassifier
     from spoken_lang.data import read_manifest
-    from spoken_lang.inference import _answered
+    from spoken_lang.core import Prediction, header_line, to_line
+    from spoken_lang.inference import kept_results
     from spoken_lang.training import read_config, whole_checkpoint
     import safetensors.numpy
     tmp = Path(tempfile.mkdtemp())
     clip = Path('nbs/samples/de/high.flac').resolve()
     manifest = f'audio,language,speaker,seconds\n{clip},de,a,7.2\n{clip},gsw,b,7.2\n'.encode()
-    results = b'path,status,language,seconds,probabilities,error\n' + f'{clip},ok,de,7.25,"{{""de"": 0.9, ""it"": 0.1}}",\n'.encode()*3
-    lines = (json.dumps(dict(path=str(clip), status='ok', language='de', probabilities=dict(de=.9, it=.1), seconds=7.2, error=None)) + '\n').encode()*3
+    answer = Prediction(dict(de=.9, it=.1), seconds=7.2, path=str(clip))
+    results = '\n'.join([header_line(), *[to_line(answer, 'csv')]*3, '']).encode()
+    lines = (to_line(answer) + '\n').encode()*3
     weights = safetensors.numpy.save(dict(w=np.ones((8, 8), 'float32')))
     def model(path): LanguageClassifier.from_pretrained(path).classify('nbs/samples/de/high.flac')
     def kept(suffix):
         def read(data, path):
             (path := path.with_suffix(suffix)).write_bytes(data)
-            _answered(path)
+            kept_results(path)
         return read
     def checkpoint(data, path):
         (folder := tmp/f'checkpoint-{os.getpid()}').mkdir(exist_ok=True)
@@ -94,7 +96,7 @@ def readers(name=None):
     return {**{name: ([data], sound, ()) for name, data in sounds().items()},
             'bombs': (list(bombs().values()) if name == 'bombs' else [], sound, ()),
             'manifest': ([manifest], _text(read_manifest), ValueError), 'config': ([Path('config.yml').read_bytes(), Path('nbs/results/starter/config.yml').read_bytes()], _text(read_config), ValueError),
-            'results.csv': ([results], kept('.csv'), ()), 'results.jsonl': ([lines], kept('.jsonl'), ()),
+            'results.csv': ([results], kept('.csv'), ValueError), 'results.jsonl': ([lines], kept('.jsonl'), ()),
             'onnx': ([Path('spoken_lang/models/starter.onnx').read_bytes()], _text(model), ValueError), 'checkpoint': ([weights], checkpoint, ())}
 
 

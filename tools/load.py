@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, psutil
 from spoken_lang import LanguageClassifier
+from spoken_lang.core import LANGUAGES, device, language_name
 
 OUT = Path('nbs/results/load.json')
 CLIPS = {p: p.parent.name for p in sorted(Path('nbs/samples').rglob('*.flac'))}
-NAMES = dict(en='English', it='Italian', fr='French', de='German', gsw='Swiss German')
+NAMES = {code: language_name(code) for code in LANGUAGES}
 
 
 class Demo:
@@ -58,8 +59,7 @@ class Demo:
 def keep(**found):
     "Add to the results"
     here = json.loads(OUT.read_text()) if OUT.exists() else {}
-    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), platform.processor())
-    OUT.write_text(json.dumps(here | dict(cpu=cpu, cores=os.cpu_count(), python=platform.python_version()) | found, indent=1) + '\n')
+    OUT.write_text(json.dumps(here | dict(cpu=device()['cpu'], cores=os.cpu_count(), python=platform.python_version()) | found, indent=1) + '\n')
     print(json.dumps(found, indent=1))
 
 

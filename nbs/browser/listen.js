@@ -1,20 +1,20 @@
 // The page "Try it": which language is spoken in a recording, without a server. The log-mel is inside the ONNX file, so that
-// all there is to do here is to decode, to cut windows, and to decide as spoken_lang.inference does (nbs/06_inference.ipynb).
+// all there is to do here is to decode and to cut windows as spoken_lang.inference does (nbs/06_inference.ipynb); see also decide.mjs.
 import * as ort from './ort/ort.wasm.min.mjs'
+import {decide, logSoftmax} from './decide.mjs'
 
-const RATE = 16000, WINDOW = 6, MIN_SECONDS = .5, FLOOR = 1e-4, ENOUGH = 60, MAX_MINUTES = 60
+const RATE = 16000, WINDOW = 6, MIN_SECONDS = .5, SILENCE = 1e-4, ENOUGH = 60, MAX_MINUTES = 60
 const here = name => new URL(name, import.meta.url).href
-const NAMES = {en: 'English', it: 'Italian', fr: 'French', de: 'German', gsw: 'Swiss German'}
 const sum = x => x.reduce((a, b) => a + b, 0)
-const logsumexp = x => { const top = Math.max(...x); return top + Math.log(sum(x.map(v => Math.exp(v - top)))) }
 
-let model  // {session, labels, temperature, min_known, languages}, loaded when it is first needed
+// {labels, decision (options of `decide`), languages (the candidates), names, colours}
+const about = await fetch(here('model.json')).then(r => r.json())
+let session  // of onnxruntime, opened when it is first needed
 
 async function load() {
   ort.env.wasm.wasmPaths = here('ort/')
   ort.env.wasm.numThreads = 1  // several would need headers that static hosts do not send
-  const [about, session] = await Promise.all([fetch(here('model.json')).then(r => r.json()), ort.InferenceSession.create(here('model.onnx'))])
-  return {session, ...about, languages: about.labels.filter(l => l !== 'other' && l !== 'none')}
+  return ort.InferenceSession.create(here('model.onnx'))
 }
 
 async function decode(buffer) {  // any format that the browser knows → Float32Array, 16 kHz, mono
@@ -36,57 +36,45 @@ function* spread(wav, size, n) {  // from all over a long recording
   for (let i = 0; i < n; i++) { const at = Math.floor(i*.618034 % 1*(wav.length - size)); yield wav.subarray(at, at + size) }
 }
 
-async function hear(wav) {  // log-probabilities of a window; null is too short
+async function windowLogits(wav) {  // logits of a window; null is too short
   let a = 0, b = wav.length
-  while (a < b && Math.abs(wav[a]) <= FLOOR) a++
-  while (b > a && Math.abs(wav[b - 1]) <= FLOOR) b--
-  if (a === b) return model.labels.map(l => l === 'none' ? 0 : -20)
+  while (a < b && Math.abs(wav[a]) <= SILENCE) a++
+  while (b > a && Math.abs(wav[b - 1]) <= SILENCE) b--
+  if (a === b && about.labels.includes('none')) return about.labels.map(l => l === 'none' ? 0 : -1000)
   if (b - a < MIN_SECONDS*RATE) return null
   const loud = wav.slice(a, b)
-  const found = await model.session.run({wavs: new ort.Tensor('float32', loud, [1, loud.length]),
+  const found = await session.run({wavs: new ort.Tensor('float32', loud, [1, loud.length]),
     lengths: new ort.Tensor('int64', BigInt64Array.of(BigInt(loud.length)), [1])})
-  const logits = Array.from(Object.values(found)[0].data, v => v/model.temperature), total = logsumexp(logits)
-  return logits.map(v => v - total)
+  return Array.from(Object.values(found)[0].data)
 }
 
-const probability = (row, label) => model.labels.includes(label) ? Math.exp(row[model.labels.indexOf(label)]) : 0
+const none = about.labels.indexOf('none')
+const speechOf = row => none < 0 ? 1 : 1 - Math.exp(logSoftmax(row, about.decision.temperature)[none])
 
 function settled(rows, least = 4, sure = 4) {  // one label is ahead of every other by four standard errors
   if (rows.length < least) return false
-  const mean = model.labels.map((_, i) => sum(rows.map(r => r[i]))/rows.length), best = mean.indexOf(Math.max(...mean))
-  return model.labels.every((_, i) => {
+  const mean = about.labels.map((_, i) => sum(rows.map(r => r[i]))/rows.length), best = mean.indexOf(Math.max(...mean))
+  return about.labels.every((_, i) => {
     if (i === best) return true
     const ahead = rows.map(r => r[best] - r[i]), m = sum(ahead)/ahead.length
     return m > sure*Math.sqrt(sum(ahead.map(x => (x - m)**2))/(ahead.length - 1)/ahead.length)
   })
 }
 
-function decide(rows, only) {  // {status, probabilities: [[code, p], ...]}
-  if (!rows.length) return {status: 'too_short', probabilities: []}
-  const speech = rows.map(r => 1 - probability(r, 'none')), weight = Math.max(sum(speech), 1e-9)
-  const mean = model.labels.map((_, i) => sum(rows.map((r, n) => r[i]*speech[n]))/weight)
-  const codes = only.length ? only : model.languages, scores = codes.map(c => mean[model.labels.indexOf(c)]), total = logsumexp(scores)
-  const probabilities = codes.map((c, i) => [c, Math.exp(scores[i] - total)]).sort((x, y) => y[1] - x[1])
-  const ours = sum(model.languages.map(l => Math.exp(mean[model.labels.indexOf(l)])))
-  const known = ours/(ours + probability(mean, 'other'))
-  if (Math.max(...speech) < .5) return {status: 'no_speech', probabilities: []}
-  return {status: known < model.min_known ? 'unknown_language' : 'ok', probabilities}
-}
-
 export async function classify(buffer, only = []) {
-  model ??= await load()
+  session ??= await load()
   const wav = await decode(buffer), size = WINDOW*RATE, n = ENOUGH/WINDOW
   const rows = []
-  let heard = 0, speech = 0
+  let seconds = 0, speech = 0
   for (const w of wav.length >= 2*n*size ? spread(wav, size, n) : windows(wav, size)) {
-    heard += w.length/RATE
-    const row = await hear(w)
+    seconds += w.length/RATE
+    const row = await windowLogits(w)
     if (!row) continue
     rows.push(row)
-    speech += w.length/RATE*(1 - probability(row, 'none'))
-    if (speech >= ENOUGH || settled(rows.filter(r => probability(r, 'none') < .5))) break
+    speech += w.length/RATE*speechOf(row)
+    if (speech >= ENOUGH || settled(rows.filter(r => speechOf(r) > .5))) break
   }
-  return {...decide(rows, only), seconds: heard}
+  return decide(rows, about.labels, {...about.decision, languages: only, seconds})
 }
 
 // The page
@@ -97,8 +85,8 @@ const root = document.getElementById('spoken-lang')
 root.innerHTML = `
   <p><button id="sl-record" type="button">● Record</button>
      <label>or a file: <input id="sl-file" type="file" accept="audio/*,video/*"></label></p>
-  <fieldset><legend>Only these (none ticked: all)</legend>${Object.entries(NAMES).map(([c, n]) =>
-    `<label><input type="checkbox" value="${c}"> ${n}</label> `).join('')}</fieldset>
+  <fieldset><legend>Only these (none ticked: all)</legend>${about.languages.map(c =>
+    `<label><input type="checkbox" value="${c}"> ${about.names[c]}</label> `).join('')}</fieldset>
   <p id="sl-words" role="status" aria-live="polite">Record a few seconds, or choose a file. Nothing leaves this machine.</p>
   <audio id="sl-audio" controls hidden></audio>
   <div id="sl-bars"></div>`
@@ -107,14 +95,15 @@ let last, recorder
 
 async function show() {
   if (!last) return
-  words.textContent = model ? 'Listening …' : 'Fetching the model …'
+  words.textContent = session ? 'Listening …' : 'Fetching the model …'
   const only = [...root.querySelectorAll('fieldset input:checked')].map(i => i.value), start = performance.now()
   try {
     const p = await classify(last.slice(0), only), ms = Math.round(performance.now() - start)
-    const [code, share] = p.probabilities[0] ?? []
-    words.textContent = WORDS[p.status] ?? `${NAMES[code]}, ${(100*share).toFixed(0)} %, from ${p.seconds.toFixed(1)} s in ${ms} ms.`
-    find('#sl-bars').innerHTML = (p.status === 'ok' ? p.probabilities : []).map(([c, q]) =>
-      `<label>${NAMES[c]} (${c}) <meter value="${q}" min="0" max="1"></meter> ${(100*q).toFixed(1)} %</label>`).join('')
+    const bars = Object.entries(p.probabilities), [code, share] = bars[0] ?? []
+    words.textContent = WORDS[p.status] ?? `${about.names[code]}, ${(100*share).toFixed(0)} %, from ${p.seconds.toFixed(1)} s in ${ms} ms.`
+    find('#sl-bars').innerHTML = (p.status === 'ok' ? bars : []).map(([c, q]) =>
+      `<label>${about.names[c]} (${c}) <span class="sl-bar"><span style="width: ${100*q}%; background: ${about.colours[c] ?? '#bbbbbb'}">
+       </span></span> ${(100*q).toFixed(1)} %</label>`).join('')
     root.dataset.answer = JSON.stringify(p)
   } catch (e) {
     find('#sl-bars').innerHTML = ''
