@@ -188,10 +188,10 @@ def eval(
     "Evaluate a model: macro figures with an interval, and tables by language and source"
     changes = {} if onnx_runtime is None else dict(onnx_runtime=onnx_runtime)
     if config: return _eval_run(config, model, split, out, **changes)
-    from spoken_lang.training import TrainConfig, read_data
+    from spoken_lang.training import read_clips
     if not data: raise ValueError('evaluate on what? Name a folder, a CSV or shards, e.g. spoken_lang eval nbs/samples')
     clf = _classifier(model, onnx_runtime is not False)
-    clips = read_data(TrainConfig(data=str(data).split(','), role=role, labels=clf.labels), complete=False)
+    clips = read_clips(str(data).split(','), clf.labels, role, complete=False)
     _report(clf, clips, out, data=str(data))
 
 # %% ../nbs/09_cli.ipynb #090027
@@ -214,11 +214,12 @@ def _classifier(model, onnx_runtime=True):
 # %% ../nbs/09_cli.ipynb #3563fc46
 def _eval_run(config, run=None, split=None, out=None, **changes):
     "Evaluate a run on a part of its own split, by its ONNX file or, if the config says so, by its checkpoint"
-    from spoken_lang.training import read_config, read_data, split_data
+    from spoken_lang.training import fixed_split, read_clips, read_config
     settings = read_config(config, **changes)
     run = Path(run or _newest_run(settings.workspace))
     drawn = read_config(run/'config.yml')  # the split is the run's own
-    clf, parts = _classifier(run, settings.onnx_runtime), split_data(drawn, read_data(drawn))
+    clf, clips = _classifier(run, settings.onnx_runtime), read_clips(drawn.data, drawn.labels, drawn.role)
+    parts = fixed_split(clips, drawn.splits, drawn.split_by, drawn.valid, drawn.seed)
     split = split or ('test' if 'test' in parts else 'valid')
     if split not in parts: raise ValueError(f'--split must be one of {", ".join(parts)}, not {split!r}.')
     _report(clf, parts[split], out, data=f'{split} of {run}')
@@ -257,11 +258,12 @@ def audit(
 ):
     "Draw the split that training would draw, and doubt it: exit code 1 where something should be mended"
     from spoken_lang.data import audit_splits
-    from spoken_lang.training import read_config, read_data, split_data
+    from spoken_lang.training import fixed_split, read_clips, read_config
     if data: changes['data'] = str(data).split(',')
     elif not config: raise ValueError('audit what? Name a folder, a CSV or shards, or a config: spoken_lang data audit --config config.yml')
     settings = read_config(config, **changes)
-    parts = split_data(settings, read_data(settings, complete=False))
+    clips = read_clips(settings.data, settings.labels, settings.role, complete=False)
+    parts = fixed_split(clips, settings.splits, settings.split_by, settings.valid, settings.seed)
     found = audit_splits(parts['train'], parts['valid'], workers=workers)
     print(found[['check', 'found', 'chance', 'advice']].to_string(index=False, na_rep=''))
     if found.bad.any(): sys.exit(1)
@@ -302,11 +304,11 @@ def quantize(
     from spoken_lang.core import load_audio
     from spoken_lang.inference import LanguageClassifier
     from spoken_lang.quantization import quantize
-    from spoken_lang.training import read_config, read_data
+    from spoken_lang.training import read_clips
     wavs = None
     if data:
-        config = read_config(data=str(data).split(','), labels=LanguageClassifier.from_pretrained(run).labels)
-        clips = read_data(config, complete=False)
+        labels = LanguageClassifier.from_pretrained(run).labels
+        clips = read_clips(str(data).split(','), labels, complete=False)
         clips = clips.sample(frac=1, random_state=0).groupby('language').head(20)
         wavs = [load_audio(a)[:160_000] for a in clips.audio]
     print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{how}.onnx', how, wavs))

@@ -6,7 +6,7 @@
 __all__ = ['WAYS', 'quantize', 'probabilities_of', 'rank_parts', 'round_in_training', 'train_rounded']
 
 # %% ../nbs/07_quantization.ipynb #070004
-import tempfile, warnings
+import shutil, tempfile, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np, onnx
@@ -163,10 +163,13 @@ def round_in_training(
         conv.register_forward_pre_hook(lambda conv, args: (conv.rounded(args[0]), *args[1:]))
     return net
 
-def _unrounded(net):
-    "The weights without fake quantization, by the names they had before"
-    names = ((k.replace('parametrizations.weight.original', 'weight'), v) for k, v in net.state_dict().items())
-    return {k: v for k, v in names if '.rounded.' not in k and 'parametrizations' not in k}
+def _unround(net):
+    "Take the fake quantization out again, in place; the weights stay as they were learnt"
+    from torch.nn.utils.parametrize import remove_parametrizations
+    for conv in [m for m in net.modules() if hasattr(m, 'rounded')]:
+        remove_parametrizations(conv, 'weight', leave_parametrized=False)
+        conv._forward_pre_hooks.clear()
+        del conv.rounded
 
 # %% ../nbs/07_quantization.ipynb #070037
 def train_rounded(
@@ -176,19 +179,14 @@ def train_rounded(
 ) -> Path:  # `<run>/rounded`, a run's folder like any other
     "Go on with a run for a while under fake quantization"
     import dataclasses
-    from safetensors.torch import load_file
-    from spoken_lang.training import _finish, _prepare, _record, read_config, read_data, split_data
-    run, folder = Path(run), Path(run)/'rounded'
-    config = dataclasses.replace(read_config(run/'config.yml'), steps=steps, learning_rate=learning_rate, eval_every=steps)
-    parts = split_data(config, df := read_data(config))
-    _record(folder, config, parts['train'], parts['valid'])
-    trainer, _ = _prepare(config, folder, df, parts['train'], parts['valid'])
-    trainer.model.load_state_dict(load_file(run/'model'/'model.safetensors'))
-    round_in_training(trainer.model)
-    trainer.args.load_best_model_at_end = False
-    trainer.train()
-    plain = type(trainer.model)(trainer.model.config)
-    plain.load_state_dict(_unrounded(trainer.model))
-    trainer.model = trainer.model_wrapped = plain.eval()
-    _finish(trainer, folder, parts['valid'])
-    return folder
+    from transformers import TrainerCallback
+    from spoken_lang.model import SpokenLanguageClassifier
+    from spoken_lang.training import read_config, train
+    class Unround(TrainerCallback):
+        def on_train_end(self, args, state, control, model=None, **kwargs): _unround(model)
+    run, changes = Path(run), dict(steps=steps, learning_rate=learning_rate, eval_every=steps)
+    config = dataclasses.replace(read_config(run/'config.yml'), **changes)
+    net = round_in_training(SpokenLanguageClassifier.from_pretrained(run/'model'))
+    done = train(config, model=net, callbacks=[Unround()])
+    shutil.rmtree(run/'rounded', ignore_errors=True)
+    return done.rename(run/'rounded')

@@ -403,10 +403,11 @@ class _Trainer(Trainer):
 def create_optimizer(self:_Trainer, model=None):
     "AdamW; the encoder at its own rate; no decay of norms and biases, which have one dimension"
     if self.optimizer is None:
-        rate, groups = self.args.learning_rate, []
+        rate, decay, groups = self.args.learning_rate, self.args.weight_decay, []
         for inside, lr in ((True, self.encoder_learning_rate or rate), (False, rate)):
-            ours = [p for name, p in self.model.named_parameters() if name.startswith('encoder.') == inside]
-            groups.append(dict(params=[p for p in ours if p.ndim > 1], lr=lr, weight_decay=self.args.weight_decay))
+            named = self.model.named_parameters()
+            ours = [p for name, p in named if name.startswith('encoder.') == inside]
+            groups.append(dict(params=[p for p in ours if p.ndim > 1], lr=lr, weight_decay=decay))
             groups.append(dict(params=[p for p in ours if p.ndim < 2], lr=lr, weight_decay=0.))
         self.optimizer = torch.optim.AdamW(groups, rate, betas=(.9, self.adam_beta2))
         factors = {row: lr/rate for row, lr in self.row_rates.items()}

@@ -142,7 +142,7 @@ def readers(name=None):
     from spoken_lang.data import read_manifest
     from spoken_lang.core import Prediction, header_line, to_line
     from spoken_lang.inference import kept_results
-    from spoken_lang.training import _is_whole, read_config
+    from spoken_lang.training import read_config, whole_checkpoint
     import safetensors.numpy
     tmp = Path(tempfile.mkdtemp())
     clip = Path('nbs/samples/de/high.flac').resolve()
@@ -161,7 +161,7 @@ def readers(name=None):
         (folder := tmp/f'checkpoint-{os.getpid()}').mkdir(exist_ok=True)
         for name in ('trainer_state.json', 'model.safetensors', 'optimizer.pt'): (folder/name).write_bytes(b'{}')
         (folder/'model.safetensors').write_bytes(data)
-        _is_whole(folder)
+        whole_checkpoint(folder)
     sound = lambda data, path: _sound(data)
     return {**{name: ([data], sound, ()) for name, data in sounds().items()},
             'bombs': (list(bombs().values()) if name == 'bombs' else [], sound, ()),
