@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat, yaml
 
 PACKAGE, CELLS = 'spoken_lang', 70
-LIGHT = '00 01 02 03 23 40 41 42 44'.split()  # numbers of chapters
+LIGHT = '00 01 01b 02 03 23 40 41 42 44'.split()  # numbers of chapters
 HEAVY = 'torch transformers pandas sklearn matplotlib gradio ray'.split()
 HANDED_ON = dict(
     classify='inference', LanguageClassifier='inference', load_audio='core', Prediction='prediction')
