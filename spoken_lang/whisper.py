@@ -5,11 +5,15 @@
 # %% auto #0
 __all__ = ['START_TOKEN', 'hann_frame_matrix', 'reflect_ends', 'WhisperLogMel', 'key_bias', 'MaskedWhisperEncoder',
            'one_query_attention', 'StartTokenLayer', 'StartTokenDecoder', 'load_decoder', 'whisper_languages',
-           'whisper_rows', 'whisper_base_config', 'classifier_from', 'WaveClassifier']
+           'whisper_rows', 'whisper_base_config', 'classifier_from', 'WaveClassifier', 'pretrained_state',
+           'save_changes', 'load_changes']
 
 # %% ../nbs/02b_whisper.ipynb #02b004e7
-import math
+import json, math
+from pathlib import Path
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import WhisperConfig
@@ -206,3 +210,45 @@ class WaveClassifier(nn.Module):
     def forward(self, wavs, lengths):  # (batch, samples), (batch,) -> (batch, labels), (batch, width)
         embedding = self.model.embed(*self.log_mel(wavs, lengths))
         return self.model.head(embedding), embedding
+
+# %% ../nbs/02b_whisper.ipynb #02b054e7
+def pretrained_state(
+    config: SpokenLanguageConfig,
+    pretrained,  # a name on the hub, such as `openai/whisper-base`, or a folder
+) -> dict:  # {name: tensor}; parameters that Whisper lacks are missing
+    "The weights with which training began, for a network of this configuration"
+    about = dict(whisper=config.whisper, labels=list(config.id2label.values()), head=config.head)
+    state = SpokenLanguageClassifier.from_encoder(pretrained, **about).state_dict()
+    if config.head == 'start_token': return state
+    return {k: v for k, v in state.items() if k.startswith('encoder.')}
+
+# %% ../nbs/02b_whisper.ipynb #02b055e7
+def save_changes(
+    model: SpokenLanguageClassifier,
+    pretrained,  # the Whisper with which training began: a name on the hub or a folder
+    path,  # the safetensors file to write
+) -> Path:
+    "Write the difference between a trained network and its Whisper in float16, with the configuration"
+    begin, changes = pretrained_state(model.config, pretrained), {}
+    for k, v in model.state_dict().items():
+        change = v.cpu() - begin.get(k, torch.zeros_like(v))
+        if change.any(): changes[k] = change.half() if change.is_floating_point() else change
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(changes, path, metadata=dict(config=model.config.to_json_string()))
+    return path
+
+# %% ../nbs/02b_whisper.ipynb #02b056e7
+def load_changes(
+    path,  # a file of `save_changes`
+    pretrained,  # the same Whisper
+) -> SpokenLanguageClassifier:
+    "The trained network again"
+    if not Path(path).exists(): raise ValueError(f'{path}: no such file. Give one of `save_changes`.')
+    with safe_open(path, 'pt') as f:
+        config = SpokenLanguageConfig.from_dict(json.loads(f.metadata()['config']))
+        changes = {k: f.get_tensor(k) for k in f.keys()}
+    begin, model = pretrained_state(config, pretrained), SpokenLanguageClassifier(config)
+    state = {k: begin.get(k, torch.zeros_like(v)) for k, v in model.state_dict().items()}
+    model.load_state_dict(state | {k: (state[k] + v).to(state[k].dtype) for k, v in changes.items()})
+    return model.eval()
