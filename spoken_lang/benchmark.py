@@ -132,7 +132,7 @@ def time_files(
     paths: dict,  # {name: model file}
     seconds: int = 6,  # of the recording
     rounds: int = 15,
-) -> dict:  # {name: {'p50_ms_1', 'p95_ms_1', 'faster_1' (`speedup` of `time_in_turns`), and the same with _2}}
+) -> dict:  # {name: {'p50_ms_1', 'p95_ms_1', 'faster_1' (as `speedup`), and the same with _2}}
     "Time model files in alternation, on one thread and on two"
     wav = np.random.default_rng(0).normal(0, .1, seconds*SAMPLE_RATE).astype('float32')
     rows = {name: {} for name in paths}

@@ -202,7 +202,7 @@ def _newest_run(workspace):
     return runs[-1]
 
 def _classifier(model, onnx_runtime=True):
-    "The classifier of an ONNX file or a run, whose ONNX file is made where it is missing; or of its checkpoint"
+    "The classifier of an ONNX file or a run, whose ONNX file is made if it is missing; or of its checkpoint"
     from spoken_lang.inference import LanguageClassifier
     is_run = model and (Path(model)/'model').is_dir()
     if onnx_runtime and not is_run: return LanguageClassifier.from_pretrained(model)

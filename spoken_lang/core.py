@@ -1074,7 +1074,8 @@ def about(
 ) -> dict:
     "What a result belongs to: command, commit, versions, device, date, seed, n and the model's SHA-256"
     versions = dict(python=platform.python_version(), spoken_lang=spoken_lang.__version__)
-    versions |= {m: sys.modules[m].__version__ for m in _COMPUTE if hasattr(sys.modules.get(m), '__version__')}
+    loaded = [m for m in _COMPUTE if hasattr(sys.modules.get(m), '__version__')]
+    versions |= {m: sys.modules[m].__version__ for m in loaded}
     sha256 = hashlib.sha256(Path(model).read_bytes()).hexdigest() if model else None
     return dict(command=command, commit=commit(), versions=versions, device=device(threads),
                 date=str(datetime.date.today()), seed=seed, n=n, model_sha256=sha256, **more)
@@ -1106,8 +1107,8 @@ def load_results(
     try: found = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError: raise ValueError(f'{path}: is not JSON. Give a file of results.') from None
     about = found.get('about') if isinstance(found, dict) else None
-    missing = set(_ABOUT) - set(about or ())
-    if missing: raise ValueError(f'{path}: its `about` lacks {", ".join(sorted(missing))}. Make the file again.')
+    missing = ', '.join(sorted(set(_ABOUT) - set(about or ())))
+    if missing: raise ValueError(f'{path}: its `about` lacks {missing}. Make the file again.')
     results = {k: v for k, v in found.items() if k != 'about'}
     if about.get('results_sha256') != _checksum(results):
         raise ValueError(f'{path}: was changed after it was written. Make it again: {about["command"]}')

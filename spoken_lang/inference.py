@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np, onnxruntime as ort
 import spoken_lang.core
 from fastcore.basics import patch
-from .core import (SAMPLE_RATE, WINDOW, AudioError, Prediction, audio_info, from_array, header_line, log_softmax,
-    name_of, open_source, read_predictions, seek_windows, split_sources, stream_channels, to_line, to_mono)
+from spoken_lang.core import (SAMPLE_RATE, WINDOW, AudioError, Prediction, audio_info, from_array, header_line,
+    log_softmax, name_of, open_source, read_predictions, seek_windows, split_sources, stream_channels, to_line,
+    to_mono)
 from spoken_lang.timeline import (candidates_of, decide_for, explain_of, join_notes, stream_of, timeline_of,
     window_logits)
 

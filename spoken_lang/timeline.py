@@ -13,8 +13,8 @@ from dataclasses import replace
 from itertools import islice
 import numpy as np, soxr
 from .core import (COLOURS, FORMATS, MIN_SECONDS, NOT_LANGUAGES, OTHER_COLOUR, SAMPLE_RATE, WINDOW,
-    AudioError, Prediction, decide, find_candidates, from_array, int_bits, load_audio, log_softmax, stream_audio,
-    to_mono, trim_silence, write_predictions)
+    AudioError, Prediction, decide, find_candidates, from_array, int_bits, load_audio, log_softmax,
+    stream_audio, to_mono, trim_silence, write_predictions)
 from fastcore.basics import patch
 
 # %% ../nbs/02_timeline.ipynb #e0f22d9e
@@ -230,7 +230,8 @@ def _take(self:LanguageStream, chunk):
     if not len(block): return np.zeros((0, self.channels or 1), 'float32')
     if self.channels is None and block.shape[1] <= 64: self.channels = block.shape[1]
     if block.shape[1] != self.channels:
-        raise AudioError(f'the stream: a chunk of shape {chunk.shape} has not {self.channels or "64 or fewer"} channels. '
+        wanted = self.channels or '64 or fewer'
+        raise AudioError(f'the stream: a chunk of shape {chunk.shape} has not {wanted} channels. '
                          'Pass (samples,) or (samples, channels).')
     if not np.isfinite(block).all(): raise AudioError('the stream: holds NaN or infinite samples.')
     return block

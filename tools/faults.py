@@ -43,7 +43,7 @@ def prediction(times, rng, tmp):
 
 def flagging(times, rng, tmp):
     "The demo's `_flag`: every line tells of a whole recording"
-    code = "import sys; from spoken_lang.demo import _flag\nwhile True: print(_flag(sys.argv[1], 'de', 'Italian', sys.argv[2]), flush=True)"
+    code = "import sys; from spoken_lang.demo import flag_recording\nwhile True: print(flag_recording(sys.argv[1], 'de', 'Italian', sys.argv[2]), flush=True)"
     wrong = killed = 0
     for _ in range(times):
         said, dead = killed_after(rng.uniform(.5, 2), code, CLIPS[0], tmp)

@@ -24,7 +24,8 @@ CASES = [  # (labels, windows, options)
     (MANY, 3, dict(default=FIVE, temperature=.8)),
     (MANY, 2, dict(default=FIVE, min_known=.05)),
     (MANY, 2, dict(default=FIVE, languages='all')),
-    (MANY[:-1], 2, dict(languages=['es', 'de']))]
+    (MANY[:-1], 2, dict(languages=['es', 'de'])),
+    (WITH_OTHER, 9, {})]
 
 
 def vector(seed, labels, windows, options):
