@@ -2,6 +2,7 @@
 
     python tools/speak.py samples                         # nbs/samples/<language>/<voice>.flac, by SVOX Pico and espeak-ng
     python tools/speak.py pairs TEXT.tsv OUT.parquet      # a line: Swiss German, tab, the same in Standard German
+    python tools/speak.py voices OUT.parquet TEXT.tsv ... # pairs by SVOX Pico and MBROLA, which sound more like people
     python tools/speak.py sentences TEXT.tsv OUT.parquet  # a line: language code, tab, sentences
     python tools/speak.py diphones TEXT.tsv OUT.parquet   # the same, by voices that were cut from human speech
 
@@ -10,6 +11,7 @@ what it speaks is ours. `samples` calls the program pico2wave (Apache-2.0); `dip
 (Debian: contrib and non-free; the voices are free for use that is neither commercial nor military).
 """
 import ctypes, io, random, subprocess, sys, tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import espeakng_loader, numpy as np, soundfile as sf, soxr
 
@@ -126,6 +128,29 @@ def diphones(text, seed=0):
     return rows
 
 
+def _voice_job(text, language, sentence, voice, speed, pitch, i):
+    "A row of `voices`; None where the synthesiser gives up or says next to nothing"
+    espeak = ['espeak-ng', '-v', voice, '-s', str(int(speed*1.6)), '-p', str(int(pitch*.5))]
+    marked = f'<pitch level="{pitch}"><speed level="{speed}">{sentence}</speed></pitch>'
+    try: wav = _program(['pico2wave', '-l', 'de-DE'], marked) if voice == 'pico' else _program(espeak, sentence)
+    except (subprocess.CalledProcessError, sf.LibsndfileError): return None
+    about = 'pairs', f'pairs/{voice}', f'pairs/{Path(text).stem}-{i}', Path(text).name, 'free for non-commercial use'
+    return _row(wav, language, *about) if len(wav) > 16_000 else None
+
+
+def voices(*texts, n=700, seed=0):
+    "`n` sentences of each text, in Swiss German and in German by one voice at one speed and pitch"
+    rng, jobs = random.Random(seed), []
+    for text in texts:
+        lines = [l.split('\t') for l in Path(text).read_text(encoding='utf-8').splitlines()]
+        lines = [l for l in lines if len(l) == 2 and 20 < len(l[0]) < 160 and not set('<>&') & set(l[0] + l[1])]
+        for i, line in enumerate(rng.sample(lines, n)):
+            voice = rng.choice(['pico', 'pico', 'pico', *(f'mb-de{k}' for k in range(1, 8))])
+            manner = rng.randrange(80, 125), rng.randrange(65, 130)
+            jobs += [(text, l, sentence[:110], voice, *manner, i) for l, sentence in zip(('gsw', 'de'), line)]
+    with ThreadPoolExecutor(2) as pool: return [r for r in pool.map(lambda job: _voice_job(*job), jobs) if r]
+
+
 def write(rows, out):
     import pyarrow as pa, pyarrow.parquet as pq
     pq.write_table(pa.Table.from_pylist(rows), out)
@@ -135,6 +160,7 @@ if __name__ == '__main__':
     match sys.argv[1:]:
         case ['samples']: samples()
         case ['pairs', text, out]: write(pairs(text), out)
+        case ['voices', out, *texts] if texts: write(voices(*texts), out)
         case ['sentences', text, out]: write(sentences(text), out)
         case ['diphones', text, out]: write(diphones(text), out)
         case _: sys.exit(__doc__)
