@@ -7,14 +7,14 @@
 5. Every notebook is in the sidebar, and none has more than 70 cells.
 """
 import ast, re, subprocess, sys
+from functools import lru_cache
 from pathlib import Path
 import nbformat, yaml
 
 PACKAGE, CELLS = 'spoken_lang', 70
-LIGHT = '00 01 01b 02 03 23 40 41 42 44'.split()  # numbers of chapters
+LIGHT = '00 00b 00c 01 01b 02 03 23 40 41 42 44'.split()  # numbers of chapters
 HEAVY = 'torch transformers pandas sklearn matplotlib gradio ray'.split()
-HANDED_ON = dict(
-    classify='inference', LanguageClassifier='inference', load_audio='core', Prediction='prediction')
+HANDED_ON = 'classify LanguageClassifier load_audio Prediction'.split()
 
 
 def source(cell):
@@ -69,9 +69,12 @@ def imported(tree):
                 yield name.split('.')[1], node.lineno
 
 
+@lru_cache
 def handed_on(name):
-    "The module behind a name of the package itself"
-    return f'{PACKAGE}.{HANDED_ON.get(name, name)}'
+    "The module behind a name of the package itself, such as `spoken_lang.core`"
+    if name not in HANDED_ON: return f'{PACKAGE}.{name}'
+    found, = in_a_fresh_process(f'import {PACKAGE}; print({PACKAGE}.{name}.__module__)')
+    return found
 
 
 def climbing(books):
@@ -144,10 +147,8 @@ def handing_on():
     loaded = in_a_fresh_process(f'import sys, {PACKAGE}; print(*sys.modules)')
     early = [m for m in loaded if m.startswith(f'{PACKAGE}.')]
     if early: yield f'{PACKAGE}: loads {", ".join(early)}.'
-    for name, where in HANDED_ON.items():
-        code = f'import {PACKAGE}; print({PACKAGE}.{name}.__module__)'
-        if in_a_fresh_process(code) != [f'{PACKAGE}.{where}']:
-            yield f'{PACKAGE}.{name} is not that of {where}.'
+    for name in HANDED_ON:
+        if not handed_on(name).startswith(f'{PACKAGE}.'): yield f'{PACKAGE}.{name} is not one of ours.'
 
 
 def pages(contents):
