@@ -6,16 +6,21 @@
 __all__ = ['candidates_of', 'window_logits', 'decide_for', 'join_notes', 'Timeline', 'state_scores', 'find_segments',
            'timeline_of', 'LanguageStream', 'stream_of', 'mean_log_probabilities', 'explain_of', 'plot_explanation']
 
-# %% ../nbs/02_timeline.ipynb #3ba8b8fe
+# %% ../nbs/02_timeline.ipynb #3703b5b1
 import io, math, os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 import numpy as np, soxr
-from .core import (COLOURS, FORMATS, MIN_SECONDS, NOT_LANGUAGES, OTHER_COLOUR, SAMPLE_RATE, WINDOW,
-    AudioError, Prediction, decide, find_candidates, from_array, int_bits, load_audio, log_softmax,
-    stream_audio, to_mono, trim_silence, write_predictions)
 from fastcore.basics import patch
+from .audio import load_audio, stream_audio
+from spoken_lang.core import (
+    AudioError, from_array, int_bits, MIN_SECONDS, SAMPLE_RATE, to_mono, trim_silence, WINDOW
+)
+from .results import FORMATS, write_predictions
+from spoken_lang.prediction import (
+    COLOURS, decide, find_candidates, log_softmax, NOT_LANGUAGES, OTHER_COLOUR, Prediction
+)
 
 # %% ../nbs/02_timeline.ipynb #e0f22d9e
 def candidates_of(

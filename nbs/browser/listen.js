@@ -1,5 +1,5 @@
 // The page "Try it": which language is spoken in a recording, without a server. The log-mel is inside the ONNX file, so that
-// all there is to do here is to decode and to cut windows as spoken_lang.inference does (nbs/06_inference.ipynb); see also decide.mjs.
+// all there is to do here is to decode and to cut windows as spoken_lang.inference does (nbs/03_inference.ipynb); see also decide.mjs.
 import * as ort from './ort/ort.wasm.min.mjs'
 import {decide, logSoftmax} from './decide.mjs'
 

@@ -16,8 +16,11 @@ import numpy as np, soundfile as sf, soxr
 from scipy import fft
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
-from spoken_lang.core import SAMPLE_RATE, about, load_audio, save_results
-from spoken_lang.data import audit_splits, fingerprint, near_duplicates, read_parquet
+from spoken_lang.core import SAMPLE_RATE
+from spoken_lang.audio import load_audio
+from spoken_lang.results import about, save_results
+from spoken_lang.manifest import read_parquet
+from spoken_lang.audit import audit_splits, fingerprint, near_duplicates
 
 RESULTS = Path(__file__).resolve().parents[2]/'nbs/results'
 SEED, PLANTED, COPY = 0, 200, .5
