@@ -13,7 +13,7 @@ from spoken_lang.decoding import (
     _as_file, _av_blocks, _av_frames, _av_open, _BLOCK, _blocks, _CLOCKED, _decoders,
     _frame_samples, _MAX_GAPS, _soundfile_blocks, _zero
 )
-from .core import _resampled, AudioError, from_array, name_of, SAMPLE_RATE, to_mono
+from .core import _resampled, AudioError, from_array, source_name, SAMPLE_RATE, to_mono
 
 # %% ../nbs/00c_audio.ipynb #000043
 _MAX_BYTES = 2**30  # that are read into memory from what cannot go back
@@ -41,7 +41,7 @@ def open_source(
 ) -> tuple:
     "(path, or file object that can go back; its name in messages); `AudioError` for what is not there to be read"
     if isinstance(source, (bytes, bytearray, memoryview)): source = io.BytesIO(source)
-    name = name_of(source)
+    name = source_name(source)
     try:
         if hasattr(source, 'read'): return _rewound(source, name), name
         with open(source, 'rb') as f:
@@ -93,7 +93,7 @@ def stream_audio(
 ):  # yields float32 arrays, (samples,), 16 kHz mono; gaps are silence
     "Yield a recording piece by piece; `AudioError` for what cannot be read"
     for block, gap in _regular(stream_channels(source, rate, notes)):
-        if block is not None: yield to_mono(block, channel, name_of(source)); continue
+        if block is not None: yield to_mono(block, channel, source_name(source)); continue
         for start in range(0, round(gap*SAMPLE_RATE), _BLOCK):
             yield np.zeros(min(_BLOCK, round(gap*SAMPLE_RATE) - start), 'float32')
 
@@ -110,9 +110,9 @@ def load_audio(
         blocks.append(block)
         n += len(block)
         if n > max_seconds*SAMPLE_RATE:
-            raise AudioError(f'{name_of(source)}: is longer than {max_seconds/60:g} minutes. '
+            raise AudioError(f'{source_name(source)}: is longer than {max_seconds/60:g} minutes. '
                              'Cut it, or read it piece by piece with `stream_audio`.')
-    if not n: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
+    if not n: raise AudioError(f'{source_name(source)}: holds no audio samples. Give a file with sound in it.')
     return np.concatenate(blocks)
 
 # %% ../nbs/00c_audio.ipynb #0000b1

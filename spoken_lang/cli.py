@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from fastcore.docments import docments
 from fire import Fire
-from .core import audio_files, AudioError
+from .core import find_audio_files, AudioError
 from .results import FORMATS, write_predictions
 from .prediction import Prediction
 
@@ -46,7 +46,7 @@ def show_predictions(
 def _files(paths):
     "Files as they are, folders walked; an empty folder is kept, to be reported"
     for p in map(Path, paths):
-        if p.is_dir(): yield from audio_files(p) or [p]
+        if p.is_dir(): yield from find_audio_files(p) or [p]
         else: yield p
 
 # %% ../nbs/44_cli.ipynb #090015
@@ -304,7 +304,7 @@ def demo(
 @_command
 def quantize(
     run,  # the folder of a run that was exported
-    how='dynamic',  # dynamic, static, float16, ...; a wrong one names them all
+    method='dynamic',  # dynamic, static, float16, ...; a wrong one names them all
     data=None,  # for the static ways: recordings to take scales from, a folder (one sub-folder a language), a CSV or shards
 ):
     "Write a smaller file beside `RUN/model.onnx`"
@@ -318,7 +318,7 @@ def quantize(
         clips = read_clips(str(data).split(','), labels, complete=False)
         clips = clips.sample(frac=1, random_state=0).groupby('language').head(20)
         wavs = [load_audio(a)[:160_000] for a in clips.audio]
-    print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{how}.onnx', how, wavs))
+    print(quantize(Path(run)/'model.onnx', Path(run)/f'model.{method}.onnx', method, wavs))
 
 # %% ../nbs/44_cli.ipynb #090038
 def _explained(f):

@@ -50,7 +50,7 @@ class TrainConfig(_Learning):
     valid: float = .1  # share of the clips that is held out to choose the best checkpoint
     split_by: str = 'speaker'  # what must not be on both sides: `speaker`, `source` or `recording`
     splits: str = None  # a folder that keeps the split: drawn and written the first time, read from then on; its `test.csv` is for `eval`
-    balanced: bool = True  # draw languages equally often, see `balance`; false draws every clip once an epoch
+    balanced: bool = True  # draw languages equally often, see `sampling_weights`; false draws every clip once an epoch
     source_weights: dict = field(default_factory=dict)  # source: factor on how often it is drawn within its languages
     source_shares: dict = field(default_factory=dict)  # source: share of the draws of each language that has it
     on_the_fly: bool = False  # augment waves anew for each batch rather than cache features, see `OnTheFlyBatches`
@@ -59,7 +59,7 @@ class TrainConfig(_Learning):
     matched_labels: list = field(default_factory=list)  # learned only where the channel is, see `mask_unmatched`
     matched_sources: list = field(default_factory=list)  # sources with the same channel for all labels
     valid_clips: int = 0  # on the fly, held-out clips of each language and source in evaluations; 0 is all
-    size: str = 'starter'  # `starter`, `s2t-medium` or `whisper-base`
+    size: str = 'tiny'  # `tiny`, `s2t-medium` or `whisper-base`
     model: dict = field(default_factory=dict)  # changes to the size's `SpokenLanguageConfig`
     pretrained_encoder_path: str = None  # a Speech2Text or Whisper checkpoint to begin with: a name on the hub, or a folder
     augment: bool = True  # move the training clips to other rooms, lines and noises
@@ -76,7 +76,7 @@ class TrainConfig(_Learning):
     demo_models: list = field(default_factory=list)  # ONNX files and run folders that `spoken_lang demo` offers to choose from
 
 # %% ../nbs/23_config.ipynb #030011
-_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('starter', 's2t-medium', 'whisper-base'),
+_CHOICES = dict(split_by=('speaker', 'source', 'recording'), size=('tiny', 's2t-medium', 'whisper-base'),
     metric=('nll', 'loss', 'f1', 'iou', 'precision', 'recall'))
 _RANGES = dict(valid=(0, 1), warmup=(0, 1), label_smoothing=(0, 1), steps=(1, None), batch_size=(1, None), copies=(1, None), accumulate=(1, None),
     learning_rate=(0, None), encoder_learning_rate=(0, None), mixup=(0, None), epochs=(0, None), freeze_epochs=(0, None), weight_decay=(0, None),
@@ -93,6 +93,7 @@ def check_setting(key, value, types):
     if not fits and not (optional and value is None):
         number = ' (YAML wants a point: 1.0e-3)' if want is float and isinstance(value, str) else ''
         raise ValueError(f'config: {key} must be of type {want.__name__}, not {value!r}{number}.')
+    if (key, value) == ('size', 'starter'): raise ValueError('config: size: starter is called tiny now. Write size: tiny.')
     if key in _CHOICES and value not in _CHOICES[key]:
         near = difflib.get_close_matches(str(value), _CHOICES[key], 1)
         hint = f' Did you mean {near[0]!r}?' if near else ''
@@ -107,11 +108,11 @@ def _check_together(config):
     crop = config.crop_seconds
     if crop and not (len(crop) == 2 and all(isinstance(c, (int, float)) for c in crop) and 0 < crop[0] <= crop[1]):
         raise ValueError(f'config: crop_seconds must be [shortest, longest] in seconds, or [] for whole clips, not {crop!r}.')
-    if config.pretrained_encoder_path and config.size == 'starter':
+    if config.pretrained_encoder_path and config.size == 'tiny':
         raise ValueError('config: pretrained_encoder_path needs size: s2t-medium or whisper-base; '
-                         'the starter has no such encoder.')
-    if config.gradient_checkpointing and config.size == 'starter':
-        raise ValueError('config: gradient_checkpointing needs size: s2t-medium; the starter has nothing to save by it.')
+                         'the tiny model has no such encoder.')
+    if config.gradient_checkpointing and config.size == 'tiny':
+        raise ValueError('config: gradient_checkpointing needs size: s2t-medium; the tiny model has nothing to save by it.')
     if config.on_the_fly and (config.epochs or config.freeze_epochs or config.mixup or not crop):
         raise ValueError('config: on_the_fly needs steps and crop_seconds, and has no epochs, freeze_epochs or mixup.')
     if config.on_the_fly and not config.group_shares:

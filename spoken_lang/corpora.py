@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_voxlingua107', 'read_common_voice', 'read_stt4sg', 'read_sds200', 'read_swissdial', 'read_fleurs', 'read_spc_r',
-           'fetch', 'download']
+           'resume_download', 'fetch', 'download']
 
 # %% ../nbs/11_corpora.ipynb #a15d4f57
 import hashlib, http.client, os, re, shutil, tempfile, time, urllib.request, zipfile, zlib
@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 from .prediction import LANGUAGES
 from spoken_lang.manifest import (
-    _code, _measure, _say_left_out, COLUMNS, read_headers, read_manifest
+    language_code, _measure, _say_left_out, COLUMNS, read_headers, read_manifest
 )
 
 # %% ../nbs/11_corpora.ipynb #010027
@@ -21,7 +21,7 @@ def _corpus(rows, source, license, labels, hint):
     "(path, language, speaker, recording) of each clip as a manifest"
     df = pd.DataFrame(rows, columns=['audio', 'code', 'speaker', 'recording'])
     if df.empty: raise ValueError(f'{source}: no recordings found. {hint}')
-    code = df.code.map(_code)
+    code = df.code.map(language_code)
     df = df.assign(code=code, language=code.where(code.isin(labels), 'other'), source=source, license=license,
                    speaker=f'{source}/' + df.speaker, recording=f'{source}/' + df.recording)
     return read_headers(df)[[*COLUMNS, 'rate', 'license', 'code']]
@@ -182,7 +182,7 @@ def _size(url):
         raise OSError(f'{url}: cannot be fetched ({e}). Check the connection, or try again later.') from e
 
 # %% ../nbs/11_corpora.ipynb #010060
-def _go_on(url, part, size, bar):
+def resume_download(url, part, size, bar):
     "Fetch what is lacking of a file, from where it broke off"
     have = part.stat().st_size if part.exists() else 0
     with urllib.request.urlopen(urllib.request.Request(url, headers={'Range': f'bytes={have}-'}), timeout=60) as r:
@@ -232,7 +232,7 @@ def fetch(
     with tqdm(total=size, unit='B', unit_scale=True, desc=path.name) as bar:
         for n in range(tries):
             if n: time.sleep(wait)
-            try: _go_on(url, part, size, bar)
+            try: resume_download(url, part, size, bar)
             except (OSError, http.client.HTTPException): pass  # broken; what came is kept
             if part.exists() and part.stat().st_size >= size: break
     return _accept(part, path, size, url, max_gigabytes)

@@ -16,7 +16,7 @@ import spoken_lang.core
 from fastcore.basics import patch
 from .audio import audio_info, open_source, seek_windows, stream_channels
 from spoken_lang.core import (
-    _windows, AudioError, from_array, name_of, SAMPLE_RATE, split_sources, to_mono, WINDOW
+    split_windows, AudioError, from_array, source_name, SAMPLE_RATE, split_sources, to_mono, WINDOW
 )
 from .results import append_result, kept_results
 from .prediction import log_softmax, Prediction
@@ -27,7 +27,8 @@ from spoken_lang.timeline import (
 # %% ../nbs/03_inference.ipynb #060007
 def _find_model(path):
     "The ONNX file that `path` means: itself, the one in a run's folder, one of the Hugging Face hub, or the shipped one"
-    if path is None: return Path(spoken_lang.core.__file__).parent/'models'/'starter.onnx'
+    if path is None: return Path(spoken_lang.core.__file__).parent/'models'/'tiny.onnx'
+    if str(path) == 'starter': raise ValueError('The shipped model is called tiny now: leave the path out.')
     if str(path).startswith('hub:'): return _from_hub(str(path)[4:])
     path = Path(path)
     return path/'model.onnx' if path.is_dir() else path
@@ -112,16 +113,16 @@ def _apart(windows, channel, notes, name):
         if len(sources) > 1: notes.append('its channels differ and were classified together; choose one with channel=0, 1, ...')
         yield sources
 
-def _recording_windows(source, rate, channel, enough, notes):
+def _recording_windows(source, rate, channel, max_speech_seconds, notes):
     "Yield the windows of a recording, each a list of (samples,) arrays, 16 kHz: of a long one from all over it"
     if isinstance(source, list) or hasattr(source, '__array__'): source = source, rate
     if isinstance(source, tuple): total = len(from_array(*source))/source[1]
     else:
         source, name = open_source(source)
         total = audio_info(source)[0]
-    if total >= 2*enough: windows = (w for _, w in seek_windows(source, WINDOW, total, notes=notes))
-    else: windows = _windows((b for b, _ in stream_channels(source, notes=notes) if b is not None), WINDOW*SAMPLE_RATE)
-    yield from _apart(windows, channel, notes, name_of(source))
+    if total >= 2*max_speech_seconds: windows = (w for _, w in seek_windows(source, WINDOW, total, notes=notes))
+    else: windows = split_windows((b for b, _ in stream_channels(source, notes=notes) if b is not None), WINDOW*SAMPLE_RATE)
+    yield from _apart(windows, channel, notes, source_name(source))
 
 # %% ../nbs/03_inference.ipynb #060024
 @patch
@@ -132,7 +133,7 @@ def _probability(self:LanguageClassifier, row, label):
 
 # %% ../nbs/03_inference.ipynb #060026
 @patch
-def _listen(self:LanguageClassifier, windows, enough):
+def _listen(self:LanguageClassifier, windows, max_speech_seconds):
     "(log-probabilities of windows (n, labels), seconds analysed) of lists of sources; stops at `enough` seconds of speech, or when they agree"
     heard, speech, rows, spoken = 0, 0, [], []
     for sources in windows:
@@ -141,7 +142,7 @@ def _listen(self:LanguageClassifier, windows, enough):
         some = [row for row in found if self._probability(row, 'none') < .5]
         rows, spoken = rows + found, spoken + some
         speech += len(sources[0])/SAMPLE_RATE*max([1 - self._probability(row, 'none') for row in found], default=0)
-        if speech >= enough or some and self._settled(spoken): break
+        if speech >= max_speech_seconds or some and self._settled(spoken): break
     return np.array(spoken or rows), heard
 
 # %% ../nbs/03_inference.ipynb #060027
@@ -160,13 +161,13 @@ def classify(self:LanguageClassifier,
     rate: int = None,  # Hz, where `source` is a bare array
     languages=None,  # the only languages to choose from, e.g. `['de', 'gsw']` or `'de,gsw'`
     priors: dict = None,  # how likely each is beforehand, e.g. `{'de': .7, 'gsw': .3}`
-    enough: float = 60.,  # stop once this many seconds of speech were heard, or sooner where they agree
+    max_speech_seconds: float = 60.,  # stop once this many seconds of speech were heard, or sooner where they agree
     channel: int = None,  # which one, from 0; None: chosen by what is in them
 ) -> Prediction:
     "Which language is spoken in a recording; `AudioError` where it cannot be read"
     self._candidates(languages, priors)  # object before any work is done
-    rows, heard = self._listen(_recording_windows(source, rate, channel, enough, notes := []), enough)
-    if not heard: raise AudioError(f'{name_of(source)}: holds no audio samples. Give a file with sound in it.')
+    rows, heard = self._listen(_recording_windows(source, rate, channel, max_speech_seconds, notes := []), max_speech_seconds)
+    if not heard: raise AudioError(f'{source_name(source)}: holds no audio samples. Give a file with sound in it.')
     return replace(self._decide(rows, heard, languages, priors), warning=join_notes(notes))
 
 # %% ../nbs/03_inference.ipynb #060046

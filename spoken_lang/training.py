@@ -32,10 +32,10 @@ from spoken_lang.model import (
     s2t_medium_config, SpokenLanguageClassifier, SpokenLanguageConfig, whisper_base_config
 )
 from spoken_lang.batches import (
-    _Collator, _Draws, _TrainingSet, AudioDataset, balance, cache_features, FeatureDataset
+    BatchCollator, ReplayableSampler, CachedClips, AudioDataset, sampling_weights, cache_features, FeatureDataset
 )
 from .config import check_setting, TrainConfig
-from .callbacks import _Board, _Guard, _last_checkpoint
+from .callbacks import ErrorExamplesCallback, SafetyCallback, last_checkpoint
 
 # %% ../nbs/25_training.ipynb #030057
 def _check_model(config):
@@ -51,7 +51,7 @@ def build_model(
     about = dict(labels=config.labels, label_smoothing=config.label_smoothing, class_weights=weights, **config.model)
     encoder = config.pretrained_encoder_path
     if encoder: return SpokenLanguageClassifier.from_encoder(encoder, **about)
-    sizes = {'starter': SpokenLanguageConfig, 's2t-medium': s2t_medium_config, 'whisper-base': whisper_base_config}
+    sizes = {'tiny': SpokenLanguageConfig, 's2t-medium': s2t_medium_config, 'whisper-base': whisper_base_config}
     return SpokenLanguageClassifier(sizes[config.size](**about))
 
 # %% ../nbs/25_training.ipynb #030060
@@ -72,17 +72,17 @@ def _training_set(config, df, train, mel):
         mine = np.flatnonzero(part.index.isin(train.index)[cached.clips])
         rows += [(n, i) for i in mine]; clips.append(part.index.values[cached.clips[mine]])
     crop = int(100*config.crop_seconds[1]) if config.crop_seconds else None
-    return _TrainingSet(caches, rows, crop), np.concatenate(clips)
+    return CachedClips(caches, rows, crop), np.concatenate(clips)
 
 # %% ../nbs/25_training.ipynb #030064
 def _draws(config, dataset, train, clips):
     "How the training set is drawn"
     weights = lengths = None
     if config.balanced:
-        weights = pd.Series(balance(train, config.source_weights, config.source_shares), train.index)[clips].values
+        weights = pd.Series(sampling_weights(train, config.source_weights, config.source_shares), train.index)[clips].values
         weights = weights/weights.sum()
     if config.group_by_length: lengths = np.array([dataset.caches[c].frames[i] for c, i in dataset.rows])
-    return _Draws(len(dataset), weights, lengths, config.batch_size, config.seed)
+    return ReplayableSampler(len(dataset), weights, lengths, config.batch_size, config.seed)
 
 # %% ../nbs/25_training.ipynb #030067
 def _training_arguments(config, run):
@@ -155,7 +155,7 @@ def compute_loss(self:_Trainer, model, inputs, return_outputs=False, **kwargs):
 
 # %% ../nbs/25_training.ipynb #030081
 @patch
-def go_on(self:_Trainer, checkpoint=None):
+def resume(self:_Trainer, checkpoint=None):
     "Train, from a checkpoint on where there is one; a run that had come to its end is only put together again"
     state = TrainerState.load_from_json(str(checkpoint/'trainer_state.json')) if checkpoint else None
     if not state or state.global_step < state.max_steps: return self.train(resume_from_checkpoint=checkpoint)
@@ -184,7 +184,7 @@ def _record(run, config, train, valid):
 def _watchers(config, run, valid):
     "(the board, all callbacks that every run has)"
     writer = SummaryWriter(run/'logs') if PartialState().is_main_process else None
-    board = _Board(writer, config.labels, valid)
+    board = ErrorExamplesCallback(writer, config.labels, valid)
     stop = [EarlyStoppingCallback(config.early_stop)] if config.early_stop else []
     return board, [board, *([TensorBoardCallback(writer)] if writer else []), *stop]
 
@@ -192,9 +192,9 @@ def _cached_sets(config, df, train, valid, mel):
     "What the trainer takes from caches of features"
     dataset, clips = _training_set(config, df, train, mel)
     crop = [int(100*s) for s in config.crop_seconds] or None
-    collator = _Collator(mel, crop, config.augment, config.mixup, len(config.labels))
+    collator = BatchCollator(mel, crop, config.augment, config.mixup, len(config.labels))
     return dict(train_dataset=dataset, draws=_draws(config, dataset, train, clips), data_collator=collator,
-                eval_dataset=FeatureDataset(_cached(config, valid, mel)), eval_collator=_Collator(mel))
+                eval_dataset=FeatureDataset(_cached(config, valid, mel)), eval_collator=BatchCollator(mel))
 
 def _on_the_fly_sets(config, df, train, valid, mel):
     "What the trainer takes from a cache of waves"
@@ -267,7 +267,7 @@ def train(
     process = PartialState(cpu=not torch.cuda.is_available())
     set_seed(config.seed)
     if config.threads: torch.set_num_threads(config.threads)
-    folder, guard = _run_folder(config, run), _Guard(config.freeze_epochs)
+    folder, guard = _run_folder(config, run), SafetyCallback(config.freeze_epochs)
     net = build_model(config) if model is None else _same_labels(config, model)
     if config.freeze_layers: freeze_lowest(net, config.freeze_layers)
     if config.retention and loss is None: loss = _retention(config, net)
@@ -277,7 +277,7 @@ def train(
     if process.is_main_process and not run: _record(folder, config, train, valid)
     trainer = _prepare(config, folder, df, train, valid, net, [guard, *callbacks], loss)
     earlier = signal.signal(signal.SIGINT, guard.stop) if threading.current_thread() is threading.main_thread() else None
-    try: trainer.go_on(_last_checkpoint(folder) if run else None)
+    try: trainer.resume(last_checkpoint(folder) if run else None)
     finally:
         if earlier: signal.signal(signal.SIGINT, earlier)
     if guard.stopped:

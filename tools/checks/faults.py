@@ -57,7 +57,7 @@ def flagging(times, rng, tmp):
 
 def export(times, rng, tmp):
     "`export_onnx` over an older file: what is there loads"
-    shutil.copy('spoken_lang/models/starter.onnx', tmp/'model.onnx')
+    shutil.copy('spoken_lang/models/tiny.onnx', tmp/'model.onnx')
     code = ("import sys, torch; from spoken_lang.model import *; from spoken_lang.onnx_export import export_onnx\n"
             "print('ready', flush=True); export_onnx(SpokenLanguageClassifier(SpokenLanguageConfig(hidden_size=32)), sys.argv[1])")
     wrong = killed = 0
@@ -106,13 +106,13 @@ def fetching(times, rng, tmp):
 
 def read_only(tmp):
     "What writes, in a folder that may not be written to: a sentence and an exit code"
-    shutil.copy('spoken_lang/models/starter.onnx', tmp/'model.onnx')
+    shutil.copy('spoken_lang/models/tiny.onnx', tmp/'model.onnx')
     (tmp/'old.csv').write_text('path,status,language,seconds,probabilities,error\n')
     tmp.chmod(0o500); (tmp/'old.csv').chmod(0o400)
     as_others = ['setpriv', '--bounding-set=-dac_override,-dac_read_search'] if os.geteuid() == 0 else []  # root, but bound by permissions
-    asked = dict(predict=['predict', CLIPS[0], '--results', tmp/'new.csv'], go_on=['predict', CLIPS[0], '--results', tmp/'old.csv'],
+    asked = dict(predict=['predict', CLIPS[0], '--results', tmp/'new.csv'], resume=['predict', CLIPS[0], '--results', tmp/'old.csv'],
                  ray=['predict', CLIPS[0], '--ray', '--results', tmp/'folder'], train=['train', '--data', CLIPS[0].parents[1], '--labels', 'de,it', '--workspace', tmp],
-                 quantize=['quantize', tmp, '--how', 'float16'])
+                 quantize=['quantize', tmp, '--method', 'float16'])
     found = {}
     for name, args in asked.items():
         p = subprocess.run([*as_others, sys.executable, '-c', CLI, *map(str, args)], capture_output=True, text=True)

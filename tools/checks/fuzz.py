@@ -167,9 +167,9 @@ def readers(name=None):
     sound = lambda data, path: _sound(data)
     return {**{name: ([data], sound, ()) for name, data in sounds().items()},
             'bombs': (list(bombs().values()) if name == 'bombs' else [], sound, ()),
-            'manifest': ([manifest], _text(read_manifest), ValueError), 'config': ([Path('config.yml').read_bytes(), Path('nbs/results/starter/config.yml').read_bytes()], _text(read_config), ValueError),
+            'manifest': ([manifest], _text(read_manifest), ValueError), 'config': ([Path('config.yml').read_bytes(), Path('nbs/results/tiny/config.yml').read_bytes()], _text(read_config), ValueError),
             'results.csv': ([results], kept('.csv'), ValueError), 'results.jsonl': ([lines], kept('.jsonl'), ()),
-            'onnx': ([Path('spoken_lang/models/starter.onnx').read_bytes()], _text(model), ValueError), 'checkpoint': ([weights], checkpoint, ())}
+            'onnx': ([Path('spoken_lang/models/tiny.onnx').read_bytes()], _text(model), ValueError), 'checkpoint': ([weights], checkpoint, ())}
 
 
 def fuzz(name, n):

