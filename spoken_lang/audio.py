@@ -13,7 +13,7 @@ from spoken_lang.decoding import (
     _as_file, _av_blocks, _av_frames, _av_open, _BLOCK, _blocks, _CLOCKED, _decoders,
     _frame_samples, _MAX_GAPS, _soundfile_blocks, _zero
 )
-from .core import _resampled, AudioError, from_array, source_name, SAMPLE_RATE, to_mono
+from .core import resample_blocks, AudioError, from_array, source_name, SAMPLE_RATE, to_mono
 
 # %% ../nbs/00c_audio.ipynb #000043
 _MAX_BYTES = 2**30  # that are read into memory from what cannot go back
@@ -62,10 +62,10 @@ def stream_channels(
     notes = [] if notes is None else notes
     if isinstance(source, tuple): source, rate = source
     if isinstance(source, list) or hasattr(source, '__array__'):
-        yield from _resampled([(from_array(source, rate, notes), rate)], 'the array')
+        yield from resample_blocks([(from_array(source, rate, notes), rate)], 'the array')
     else:
         file, name = open_source(source)
-        yield from _resampled(_blocks(file, name, notes), name)
+        yield from resample_blocks(_blocks(file, name, notes), name)
 
 # %% ../nbs/00c_audio.ipynb #0000f6
 def _regular(blocks, seconds=6):
@@ -248,7 +248,7 @@ def _jumped(file, cells, seconds, name):
     if not isinstance(file, str): file.seek(0)
     try:
         for k, blocks in zip(cells, read(file, [k*seconds for k in cells], seconds)):
-            yield k, [w for _, w in _cells(_resampled(blocks, name), 2*seconds)]
+            yield k, [w for _, w in _cells(resample_blocks(blocks, name), 2*seconds)]
     except AudioError: raise
     except Exception: return  # the others are collected from the beginning
 

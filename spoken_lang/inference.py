@@ -172,7 +172,7 @@ def classify(self:LanguageClassifier,
 
 # %% ../nbs/03_inference.ipynb #060046
 @patch
-def _classify_file(self:LanguageClassifier, path, **kwargs):
+def classify_file(self:LanguageClassifier, path, **kwargs):
     "A `Prediction` that knows its path, whatever happens"
     try: return replace(self.classify(path, **kwargs), path=str(path))
     except AudioError as e: return Prediction(status='error', error=str(e), path=str(path))
@@ -189,7 +189,7 @@ def classify_files(self:LanguageClassifier,
     "Classify many files; one that cannot be read gives a `Prediction` with status `error`"
     paths, kept = list(paths), kept_results(results) if results else {}
     self._candidates(kwargs.get('languages'), kwargs.get('priors'))
-    answer = lambda path: kept.get(str(path)) or self._classify_file(path, **kwargs)
+    answer = lambda path: kept.get(str(path)) or self.classify_file(path, **kwargs)
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         answers = pool.map(answer, paths)

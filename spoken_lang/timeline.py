@@ -255,12 +255,12 @@ def feed(self:LanguageStream,
     self.held.append(block)
     self.new += len(block)
     self.seconds += len(block)/SAMPLE_RATE
-    if self.new >= self.interval*SAMPLE_RATE: self._answer()
+    if self.new >= self.interval*SAMPLE_RATE: self.update()
     return self.prediction
 
 # %% ../nbs/02_timeline.ipynb #060079
 @patch
-def _answer(self:LanguageStream):
+def update(self:LanguageStream):
     "Classify the window that is open; close those that are full"
     size, self.new = WINDOW*SAMPLE_RATE, 0
     if self.held:

@@ -90,7 +90,7 @@ def ray(n=3000):
     clips = list(CLIPS)
     for i in range(n): os.link(clips[i % len(clips)], tmp/f'{CLIPS[clips[i % len(clips)]]}-{i}.flac')
     paths, ended = sorted(tmp.glob('*.flac')), threading.Event()
-    scale._ray()
+    scale.start_ray()
 
     def watch():
         "Memory of this process and all of Ray's, without what they share"
