@@ -1,5 +1,5 @@
 // The page "Try it": which language is spoken in a recording, without a server. The log-mel is inside the ONNX file, so that
-// all there is to do here is to decode and to cut windows as spoken_lang.inference does (nbs/06_inference.ipynb); see also decide.mjs.
+// all there is to do here is to decode and to cut windows as spoken_lang.inference does (nbs/03_inference.ipynb); see also decide.mjs.
 import * as ort from './ort/ort.wasm.min.mjs'
 import {decide, logSoftmax} from './decide.mjs'
 
@@ -20,8 +20,23 @@ async function load() {
 async function decode(buffer) {  // any format that the browser knows → Float32Array, 16 kHz, mono
   const decoded = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(buffer)
   if (decoded.duration > 60*MAX_MINUTES) throw new Error(`The recording is longer than ${MAX_MINUTES} minutes. Give a part of it.`)
-  const channels = Array.from({length: decoded.numberOfChannels}, (_, c) => decoded.getChannelData(c))
-  return channels.length === 1 ? channels[0] : channels[0].map((_, i) => sum(channels.map(c => c[i]))/channels.length)
+  return mono(Array.from({length: decoded.numberOfChannels}, (_, c) => decoded.getChannelData(c)))
+}
+
+const power = x => { let p = 0; for (const v of x) p += v*v; return p/x.length }
+
+function levelRange(x) {  // dB between the loud and the quiet 20 ms frames
+  const frames = Array.from({length: Math.max(1, Math.floor(x.length/320))}, (_, i) => power(x.subarray(320*i, 320*i + 320)) + 1e-12)
+  frames.sort((a, b) => a - b)
+  return 10*Math.log10(frames[Math.floor(.95*(frames.length - 1))]/frames[Math.floor(.1*(frames.length - 1))])
+}
+
+function mono(channels) {  // steady channels beside speech are left out; the loudest where the mean of the others cancels
+  if (channels.length === 1) return channels[0]
+  const varied = channels.filter(c => levelRange(c) > 5), used = varied.length ? varied : channels
+  const mean = used[0].map((_, i) => sum(used.map(c => c[i]))/used.length)
+  const loudest = used.reduce((a, b) => power(b) > power(a) ? b : a)
+  return power(mean) < .4*power(loudest) ? loudest : mean
 }
 
 function* windows(wav, size) {  // a short tail is shared with the window before it
@@ -32,8 +47,13 @@ function* windows(wav, size) {  // a short tail is shared with the window before
   else if (rest.length) yield rest
 }
 
-function* spread(wav, size, n) {  // from all over a long recording
-  for (let i = 0; i < n; i++) { const at = Math.floor(i*.618034 % 1*(wav.length - size)); yield wav.subarray(at, at + size) }
+function* spread(wav, size) {  // each stretch of a long recording once, the first ones from all over it
+  const n = Math.ceil(wav.length/size), seen = new Set()
+  for (let i = 0; seen.size < n; i++) {
+    const k = Math.floor(i*.6180339887498949 % 1*n)
+    if (!seen.has(k)) yield wav.subarray(k*size, (k + 1)*size)
+    seen.add(k)
+  }
 }
 
 async function windowLogits(wav) {  // logits of a window; null is too short

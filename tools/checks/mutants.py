@@ -93,7 +93,7 @@ def examine(root, fault):
 
 def report(faults, caught):
     "Write the result file, after a run over all faults"
-    from spoken_lang.core import about, save_results
+    from spoken_lang.results import about, save_results
     root = Path(__file__).resolve().parents[2]
     rows = {f['name']: dict(module=find(root, f)[0], function=f['function'], caught=caught[f['name']]) for f in faults}
     share = round(sum(caught.values())/len(caught), 3)
