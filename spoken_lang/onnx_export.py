@@ -144,9 +144,9 @@ def logits_function(
     model,  # a `SpokenLanguageClassifier`
 ):  # a function of one window, (samples,) at 16 kHz, that gives (labels,) raw logits
     "A PyTorch network as a function of one window"
-    net = _WaveClassifier(model.eval())
+    net = WaveClassifier(model.eval())
     @torch.inference_mode()
-    def logits(wav): return net(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))[0].numpy()
+    def logits(wav): return net(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))[0][0].numpy()
     return logits
 
 # %% ../nbs/05_onnx_export.ipynb #237497fd
