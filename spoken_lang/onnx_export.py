@@ -145,7 +145,7 @@ def logits_function(
     "A PyTorch network as a function of one window"
     net = WaveClassifier(model.eval())
     @torch.inference_mode()
-    def logits(wav): return net(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))[0].numpy()
+    def logits(wav): return net(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))[0][0].numpy()
     return logits
 
 # %% ../nbs/30_onnx_export.ipynb #237497fd

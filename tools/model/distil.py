@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, onnx, pandas as pd, torch
 from onnx import numpy_helper
 from spoken_lang import LanguageClassifier, load_audio
+from spoken_lang.core import log_softmax
 from spoken_lang.evaluation import macro_nll
 from spoken_lang.model import SpokenLanguageClassifier
 from spoken_lang.manifest import read_clips
@@ -44,7 +45,8 @@ def teach(config, *paths):
 
 def figures(clf, clips):
     "NLL (nats) and share of right answers over all clips, and over the human clips of four languages"
-    logs = np.array([clf.log_probabilities(w) for w in clips.wav])
+    temperature = clf.decision.get('temperature', 1.)
+    logs = log_softmax([clf.logits(w) for w in clips.wav], temperature)
     truth = np.array([clf.labels.index(l) for l in clips.language])
     nll, right = -logs[np.arange(len(clips)), truth], logs.argmax(1) == truth
     human = (clips.kind == 'human').values & clips.language.isin(['en', 'it', 'fr', 'de']).values
