@@ -148,7 +148,8 @@ def handing_on():
     early = [m for m in loaded if m.startswith(f'{PACKAGE}.')]
     if early: yield f'{PACKAGE}: loads {", ".join(early)}.'
     for name in HANDED_ON:
-        if not handed_on(name).startswith(f'{PACKAGE}.'): yield f'{PACKAGE}.{name} is not one of ours.'
+        if not handed_on(name).startswith(f'{PACKAGE}.'):
+            yield f'{PACKAGE}.{name} is not one of ours.'
 
 
 def pages(contents):
