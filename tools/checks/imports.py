@@ -115,7 +115,7 @@ def crossings(books, tools):
     for path, text in texts.items():
         tree = parsed(text)
         mine = own.get(path) or set(private_attributes(tree))
-        for names in re.findall(rf'from {PACKAGE}[.\w]* import ([^;\n]*)', text):
+        for names in re.findall(rf'from {PACKAGE}[.\w]* import (\([^)]*\)|[^;\n(]*)', text):
             for name in re.findall(r'(?<!\w)_[a-zA-Z]\w*', names):
                 yield path, f'imports {name}'
         read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
@@ -148,7 +148,8 @@ def handing_on():
     early = [m for m in loaded if m.startswith(f'{PACKAGE}.')]
     if early: yield f'{PACKAGE}: loads {", ".join(early)}.'
     for name in HANDED_ON:
-        if not handed_on(name).startswith(f'{PACKAGE}.'): yield f'{PACKAGE}.{name} is not one of ours.'
+        if not handed_on(name).startswith(f'{PACKAGE}.'):
+            yield f'{PACKAGE}.{name} is not one of ours.'
 
 
 def pages(contents):
