@@ -10,8 +10,8 @@ import io, os
 from itertools import islice
 import numpy as np, soundfile as sf
 from spoken_lang.decoding import (
-    _as_file, _av_blocks, _av_frames, _av_open, _BLOCK, _blocks, _CLOCKED, _decoders,
-    _frame_samples, _MAX_GAPS, _soundfile_blocks, _zero
+    opened_file, av_blocks, av_frames, open_av, BLOCK, decode_blocks, CLOCKED, decoders,
+    frame_samples, MAX_GAPS, soundfile_blocks, clock_zero
 )
 from .core import resample_blocks, AudioError, from_array, source_name, SAMPLE_RATE, to_mono
 
@@ -65,7 +65,7 @@ def stream_channels(
         yield from resample_blocks([(from_array(source, rate, notes), rate)], 'the array')
     else:
         file, name = open_source(source)
-        yield from resample_blocks(_blocks(file, name, notes), name)
+        yield from resample_blocks(decode_blocks(file, name, notes), name)
 
 # %% ../nbs/00c_audio.ipynb #0000f6
 def _regular(blocks, seconds=6):
@@ -94,8 +94,8 @@ def stream_audio(
     "Yield a recording piece by piece; `AudioError` for what cannot be read"
     for block, gap in _regular(stream_channels(source, rate, notes)):
         if block is not None: yield to_mono(block, channel, source_name(source)); continue
-        for start in range(0, round(gap*SAMPLE_RATE), _BLOCK):
-            yield np.zeros(min(_BLOCK, round(gap*SAMPLE_RATE) - start), 'float32')
+        for start in range(0, round(gap*SAMPLE_RATE), BLOCK):
+            yield np.zeros(min(BLOCK, round(gap*SAMPLE_RATE) - start), 'float32')
 
 # %% ../nbs/00c_audio.ipynb #000048
 def load_audio(
@@ -128,8 +128,8 @@ def _reaches_its_end(f):
 
 def _soundfile_info(file):
     "(seconds, rate) by libsndfile's header, None where that does not know"
-    with _as_file(file) as f: size = f.seek(0, 2)
-    if _decoders(file)[0] is not _soundfile_blocks: return None
+    with opened_file(file) as f: size = f.seek(0, 2)
+    if decoders(file)[0] is not soundfile_blocks: return None
     try:
         with sf.SoundFile(file) as f:
             known = _plausible(f, size) and (_reaches_its_end(f) or not f.seekable())
@@ -145,16 +145,16 @@ def _last_end(container, stream, packets):
         lasts = float((p.duration or 0)*p.time_base)
         if not 0 < lasts < 10: return 0.
         total += lasts
-        if p.pts is not None: end = max(end, float((p.pts + p.duration)*p.time_base) - _zero(container, stream))
-    return end if container.format.name in _CLOCKED and end < total + _MAX_GAPS else total
+        if p.pts is not None: end = max(end, float((p.pts + p.duration)*p.time_base) - clock_zero(container, stream))
+    return end if container.format.name in CLOCKED and end < total + MAX_GAPS else total
 
 def _av_info(file):
     "(seconds, rate) by the clock at the end of the file, or by all packets; None where neither says"
-    if _decoders(file)[0] is not _av_blocks: return None
-    with _av_open(file) as (container, stream):
+    if decoders(file)[0] is not av_blocks: return None
+    with open_av(file) as (container, stream):
         if container.format.name == 'aac': return None  # ffmpeg counts by the first rate
         end, rate = 0., stream.codec_context.sample_rate
-        if container.format.name in _CLOCKED and container.duration:
+        if container.format.name in CLOCKED and container.duration:
             container.seek(max(0, container.duration - 10**6))  # µs
             end = _last_end(container, stream, container.demux(stream))
             if not end: container.seek(0)
@@ -169,11 +169,11 @@ def audio_info(
     file, name = open_source(source)
     for header in (_soundfile_info, _av_info):
         try: info = header(file)
-        except Exception: info = None  # `_blocks` says what is wrong
+        except Exception: info = None  # `decode_blocks` says what is wrong
         if not isinstance(file, str): file.seek(0)
         if info: return info
     seconds, rates = 0., []
-    for block, rate in _blocks(file, name, []):
+    for block, rate in decode_blocks(file, name, []):
         seconds += rate if block is None else len(block)/rate
         if block is not None: rates.append(rate)
     if not rates: raise AudioError(f'{name}: holds no audio samples. Give a file with sound in it.')
@@ -227,23 +227,23 @@ def _between(frames, zero, start, end, first):
         if at > max(start, first) + .1 and first >= 0: raise ValueError('cannot jump there')
         first = -1  # looked at
         if at >= end: return
-        block = _frame_samples(frame)[max(0, round((start - at)*rate)):max(0, round((end - at)*rate))]
+        block = frame_samples(frame)[max(0, round((start - at)*rate)):max(0, round((end - at)*rate))]
         if len(block): yield block, rate
 
 def _av_at(file, starts, seconds):
     "The same by ffmpeg"
-    with _av_open(file) as (container, stream):
-        zero = _zero(container, stream)
+    with open_av(file) as (container, stream):
+        zero = clock_zero(container, stream)
         first = max(0., float((stream.start_time or 0)*stream.time_base) - zero)
         for start in starts:
             before = max(0., start + zero - .5)  # decoders need some frames to settle
             container.seek(int(before/stream.time_base), stream=stream)
-            yield list(_between(_av_frames(container, stream, []), zero, start, start + seconds, first))
+            yield list(_between(av_frames(container, stream, []), zero, start, start + seconds, first))
 
 # %% ../nbs/00c_audio.ipynb #000053
 def _jumped(file, cells, seconds, name):
     "Yield (number, list of (samples, channels) 16 kHz) for as many cells as can be jumped to"
-    read = dict(_soundfile_blocks=_soundfile_at, _av_blocks=_av_at).get(getattr(_decoders(file)[0], '__name__', ''))
+    read = dict(soundfile_blocks=_soundfile_at, av_blocks=_av_at).get(getattr(decoders(file)[0], '__name__', ''))
     if not read or read is _soundfile_at and not _soundfile_info(file): return
     if not isinstance(file, str): file.seek(0)
     try:

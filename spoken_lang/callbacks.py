@@ -95,7 +95,7 @@ class ErrorExamplesCallback(TrainerCallback):
     def score(self, p):
         self.last = p.predictions, p.label_ids
         nll = macro_nll(*self.last, self.clips.source.values)
-        return dict(nll=nll, **metrics(*self.last), **class_metrics(*self.last, self.labels))
+        return dict(nll=nll, **macro_metrics(*self.last), **class_metrics(*self.last, self.labels))
 
     def on_evaluate(self, args, state, control, **kwargs):
         if not self.writer: return  # another process writes

@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 from .prediction import LANGUAGES
 from spoken_lang.manifest import (
-    language_code, _measure, _say_left_out, COLUMNS, read_headers, read_manifest
+    language_code, measure_clip, report_left_out, COLUMNS, read_headers, read_manifest
 )
 
 # %% ../nbs/11_corpora.ipynb #010027
@@ -38,7 +38,7 @@ def read_voxlingua107(
     paths = sorted(Path(root).glob('*/*.wav'))
     videos = [_VIDEO.fullmatch(p.name) for p in paths]
     others = [p.name for p, v in zip(paths, videos) if not v]
-    _say_left_out([f'not named {form}']*len(others), others, len(paths))
+    report_left_out([f'not named {form}']*len(others), others, len(paths))
     rows = [(str(p), p.parent.name, v['video'], v['video']) for p, v in zip(paths, videos) if v]
     return _corpus(rows, 'voxlingua107', 'CC BY 4.0', labels, f'{root} should hold {form}')
 
@@ -80,7 +80,7 @@ def read_sds200(
     df = _tsv(tables[-1], ['clip_path', 'client_id', 'clip_is_valid'])
     valid = df.clip_is_valid.str.lower().isin(('true', '1'))
     invalid = df.clip_path[~valid].tolist()
-    _say_left_out(['voted down']*len(invalid), invalid, len(df))
+    report_left_out(['voted down']*len(invalid), invalid, len(df))
     df = df[valid]
     rows = [(str(Path(root)/p), 'gsw', c, p) for p, c in zip(df.clip_path, df.client_id)]
     return _corpus(rows, 'sds-200', 'on request', ('gsw',), 'No clip is valid.')
@@ -120,12 +120,12 @@ def _from_hub(rows, source, license, code, speaker, labels, folder):
     folder.mkdir(parents=True, exist_ok=True)
     for i, row in enumerate(rows):
         audio, group = _clip_file(row['audio'] or {}, folder/f'{i:06}'), f'{source}/{speaker(i, row)}'
-        found = _measure(audio)
+        found = measure_clip(audio)
         if isinstance(found, str):
             reasons.append(found)
             names.append(f'row {i}')
         else: table.append((audio, language, source, group, group, *found, license, code))
-    _say_left_out(reasons, names, len(table) + len(reasons))
+    report_left_out(reasons, names, len(table) + len(reasons))
     if not table: raise ValueError(f'{source}: no row of {code} can be read.')
     return pd.DataFrame(table, columns=[*COLUMNS, 'rate', 'license', 'code'])
 
