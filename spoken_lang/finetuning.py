@@ -292,7 +292,7 @@ def fold_labels(
     "Log-probabilities with some labels added to their parents, and some left out"
     out = logits.clone()
     for child, parent in parents.items():
-        out[:, parent] = torch.logaddexp(out[:, parent], logits[:, child])
+        out[:, parent] = torch.logaddexp(out[:, parent].clone(), logits[:, child])
     out[:, [*parents, *left_out]] = -1e4
     return out.log_softmax(1)
 
