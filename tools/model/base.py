@@ -2,7 +2,7 @@
 
     1. python ../shared/tools/whisper_base.py workspace/whisper-base   # or `pretrained_encoder_path: openai/whisper-base`
     2. python tools/model/speech.py voices workspace/base/pairs.parquet ../shared/text/gsw-*_de.tsv
-    3. python tools/model/base.py vocode ../shared/tools/vocode   # every clip through the vocoder of the Swiss German ones
+    3. python tools/model/base.py vocode ../shared/tools/revoice   # every clip through the vocoder of the Swiss German ones
     4. python tools/model/base.py train [--steps N ...]             # or `train RUN`, to go on with a run; prints the folder
     5. python tools/model/base.py choose RUN                        # checkpoint and share of its weights, on validation clips
     6. python tools/model/base.py export RUN                        # RUN/model.onnx, with thresholds of the validation clips
