@@ -10,8 +10,11 @@
 The recipe is nbs/results/base/config.yml; any key of it can be set by `--key value` in step 4.
 """
 import hashlib, io, json, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 import fire, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, soundfile as sf, soxr
+from tqdm.auto import tqdm
 from spoken_lang.core import SAMPLE_RATE, load_audio
 
 CONFIG, FOLDER = 'nbs/results/base/config.yml', Path('workspace/base')
@@ -19,21 +22,24 @@ REVOICED = '-revoiced'  # at the end of the name of a source
 SPEEDS = (.9, 1., 1.1)  # before the vocoder
 
 
-def revoiced(wav, resynth, mfcc):
-    "A clip by way of 30 MFCC and back; None where there is next to nothing to vocode"
+def revoiced(audio, speed):
+    "The bytes of a clip by way of 30 MFCC and back, and its seconds; None where there is next to nothing to vocode"
+    import kaldi_mfcc, resynth
+    wav = soxr.resample(load_audio(audio), SAMPLE_RATE*speed, SAMPLE_RATE)
     peak = np.abs(wav).max()
     if len(wav) < SAMPLE_RATE//5 or peak < 1e-3: return None
-    out = np.nan_to_num(resynth.synth(resynth.kaldi_compress(mfcc(wav/peak*20_000)[0])))
-    return (out/max(1e-6, np.abs(out).max())*.5).astype('float32')
+    mfcc = kaldi_mfcc.mfcc(wav/peak*20_000)[0]
+    out = np.nan_to_num(resynth.synth(resynth.kaldi_compress(mfcc)))
+    out = (out/max(1e-6, np.abs(out).max())*.5).astype('float32')
+    sf.write(buffer := io.BytesIO(), out, SAMPLE_RATE, format='FLAC')
+    return buffer.getvalue(), len(out)/SAMPLE_RATE
 
 
-def shard_row(wav, row):
+def shard_row(row, made):
     "A revoiced clip in the layout of the corpus"
-    sf.write(buffer := io.BytesIO(), wav, SAMPLE_RATE, format='OGG', subtype='OPUS')
-    name = f'{row.source}{REVOICED}'
-    return dict(audio=dict(bytes=buffer.getvalue(), path=row.recording), lang=row.code, kind='resynth', role='train',
-        source=name, speaker=row.speaker, recording=row.recording, seconds=len(wav)/SAMPLE_RATE,
-        license='as the clip', origin=name)
+    name, (file, seconds) = f'{row.source}{REVOICED}', made
+    return dict(audio=dict(bytes=file, path=row.recording), lang=row.code, kind='resynth', role='train', source=name,
+        speaker=row.speaker, recording=row.recording, seconds=seconds, license='as the clip', origin=name)
 
 
 def clips(data=None, config=CONFIG):
@@ -43,18 +49,17 @@ def clips(data=None, config=CONFIG):
     return read_clips(data or config.data, config.labels, config.role, complete=False, others=True)
 
 
-def revoice(folder, data='../shared/corpus/train-*.parquet,../shared/corpus/more-*.parquet,workspace/base/pairs.parquet'):
-    "Write workspace/base/revoiced.parquet: each clip that is not vocoded yet, by a vocoder in `folder`"
+UNVOCODED = '../shared/corpus/train-*.parquet', '../shared/corpus/more-*.parquet', 'workspace/base/pairs.parquet'
+
+def revoice(folder, workers=2):
+    "Write workspace/base/revoiced.parquet: each clip that is not vocoded yet, by the vocoder in `folder`"
     sys.path.insert(0, str(folder))
-    import kaldi_mfcc, resynth
-    df, rows = clips(data.split(',') if isinstance(data, str) else list(data)), []
+    df = clips(list(UNVOCODED))
     df = df[df.kind != 'resynth']
-    for n, row in enumerate(df.itertuples()):
-        speed = SPEEDS[np.random.default_rng(n).integers(len(SPEEDS))]
-        wav = soxr.resample(load_audio(row.audio), SAMPLE_RATE*speed, SAMPLE_RATE)
-        wav = revoiced(wav, resynth, kaldi_mfcc.mfcc)
-        if wav is not None: rows.append(shard_row(wav, row))
-        if n % 500 == 499: print(f'{n + 1} of {len(df)} clips', flush=True)
+    speeds = np.random.default_rng(0).choice(SPEEDS, len(df))
+    with ProcessPoolExecutor(workers, get_context('fork')) as pool:
+        made = list(tqdm(pool.map(revoiced, df.audio, speeds, chunksize=8), total=len(df)))
+    rows = [shard_row(row, m) for row, m in zip(df.itertuples(), made) if m]
     FOLDER.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), FOLDER/'revoiced.parquet')
     return f'{len(rows)} clips, {sum(r["seconds"] for r in rows)/3600:.2f} hours'
