@@ -290,11 +290,11 @@ def fold_labels(
     left_out: list = (),  # rows of labels that are no languages
 ) -> torch.Tensor:  # (batch, labels), log-probabilities; about -inf for the rows that went
     "Log-probabilities with some labels added to their parents, and some left out"
-    out = logits.clone()
+    columns = list(logits.unbind(1))
     for child, parent in parents.items():
-        out[:, parent] = torch.logaddexp(out[:, parent].clone(), logits[:, child])
-    out[:, [*parents, *left_out]] = -1e4
-    return out.log_softmax(1)
+        columns[parent] = torch.logaddexp(columns[parent], columns[child])
+    for row in [*parents, *left_out]: columns[row] = torch.full_like(columns[row], -1e4)
+    return torch.stack(columns, 1).log_softmax(1)
 
 # %% ../nbs/22b_finetuning.ipynb #03b00030
 def mask_unmatched(

@@ -99,7 +99,7 @@ def _training_arguments(config, run):
     compute = dict(bf16=config.bf16, activation_checkpointing=config.gradient_checkpointing, use_cpu=not torch.cuda.is_available(),
                    ddp_find_unused_parameters=config.freeze_epochs > 0)
     return TrainingArguments(output_dir=str(run/'checkpoints'), **rate, **length, **when, **best, **batch, **compute, seed=config.seed,
-        logging_steps=min(50, every), report_to=[], remove_unused_columns=False, dataloader_num_workers=config.workers if config.on_the_fly else 0,
+        logging_steps=min(10 if config.on_the_fly else 50, every), report_to=[], remove_unused_columns=False, dataloader_num_workers=config.workers if config.on_the_fly else 0,
         dataloader_prefetch_factor=4 if config.on_the_fly and config.workers else None)
 
 # %% ../nbs/25_training.ipynb #030070

@@ -1,62 +1,77 @@
 """How the weights of `base` are made: Whisper base, trained further on clips that are augmented on the fly.
 
-    1. python ../shared/tools/whisper_base.py workspace/whisper-base   # or `pretrained_encoder_path: openai/whisper-base`
+    1. python ../shared/tools/whisper_base.py workspace/whisper-base   # or `openai/whisper-base` in the config
     2. python tools/model/speech.py voices workspace/base/pairs.parquet ../shared/text/gsw-*_de.tsv
-    3. python tools/model/base.py vocode ../shared/tools/revoice   # every clip through the vocoder of the Swiss German ones
-    4. python tools/model/base.py train [--steps N ...]             # or `train RUN`, to go on with a run; prints the folder
-    5. python tools/model/base.py choose RUN                        # checkpoint and share of its weights, on validation clips
-    6. python tools/model/base.py export RUN                        # RUN/model.onnx, with thresholds of the validation clips
+    3. python tools/model/base.py revoice ../shared/tools/revoice   # all clips, by the vocoder of the Swiss German ones
+    4. python tools/model/base.py train [--steps N ...]             # or `train RUN`, to resume; prints the folder
+    5. python tools/model/base.py choose RUN                        # checkpoint and share of its weights, by validation
+    6. python tools/model/base.py export RUN                        # RUN/model.onnx, with thresholds
 
 The recipe is nbs/results/base/config.yml; any key of it can be set by `--key value` in step 4.
 """
-import hashlib, io, json, sys
+import copy, hashlib, io, json, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-import fire, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, soundfile as sf, soxr
-from spoken_lang.core import SAMPLE_RATE
-from spoken_lang.audio import load_audio
+import fire, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, soundfile as sf, soxr, torch
+from safetensors.torch import load_file
+from scipy import signal
+from scipy.special import log_softmax
+from tqdm.auto import tqdm
+from spoken_lang import data, training
+from spoken_lang.core import SAMPLE_RATE, load_audio
+from spoken_lang.manifest import collate
+from spoken_lang.finetuning import at_most, average_weights
+from spoken_lang.onnx_export import export_run
+from spoken_lang.training import build_model, fixed_split, read_clips, read_config
+from spoken_lang.whisper import WaveClassifier
 
-CONFIG, FOLDER = 'nbs/results/base/config.yml', Path('workspace/base')
+RESULTS, FOLDER = 'nbs/results/base', Path('workspace/base')
+CONFIG = f'{RESULTS}/config.yml'
 REVOICED = '-revoiced'  # at the end of the name of a source
 SPEEDS = (.9, 1., 1.1)  # before the vocoder
 
 
-def revoiced(wav, resynth, mfcc):
-    "A clip by way of 30 MFCC and back; None where there is next to nothing to vocode"
+def revoiced(audio, speed):
+    "(bytes, seconds) of a clip by way of 30 MFCC and back; None where there is next to nothing to vocode"
+    import kaldi_mfcc, resynth
+    wav = soxr.resample(load_audio(audio), SAMPLE_RATE*speed, SAMPLE_RATE)
     peak = np.abs(wav).max()
     if len(wav) < SAMPLE_RATE//5 or peak < 1e-3: return None
-    out = np.nan_to_num(resynth.synth(resynth.kaldi_compress(mfcc(wav/peak*20_000)[0])))
-    return (out/max(1e-6, np.abs(out).max())*.5).astype('float32')
+    mfcc = kaldi_mfcc.mfcc(wav/peak*20_000)[0]
+    out = np.nan_to_num(resynth.synth(resynth.kaldi_compress(mfcc)))
+    out = (out/max(1e-6, np.abs(out).max())*.5).astype('float32')
+    sf.write(buffer := io.BytesIO(), out, SAMPLE_RATE, format='FLAC')
+    return buffer.getvalue(), len(out)/SAMPLE_RATE
 
 
-def shard_row(wav, row):
+def shard_row(row, made):
     "A revoiced clip in the layout of the corpus"
-    sf.write(buffer := io.BytesIO(), wav, SAMPLE_RATE, format='OGG', subtype='OPUS')
-    name = f'{row.source}{REVOICED}'
-    return dict(audio=dict(bytes=buffer.getvalue(), path=row.recording), lang=row.code, kind='resynth', role='train',
-        source=name, speaker=row.speaker, recording=row.recording, seconds=len(wav)/SAMPLE_RATE,
-        license='as the clip', origin=name)
+    name, (file, seconds) = f'{row.source}{REVOICED}', made
+    return dict(audio=dict(bytes=file, path=row.recording), lang=row.code, kind='resynth', role='train',
+        source=name, speaker=row.speaker, recording=row.recording, seconds=seconds, license='as the clip',
+        origin=name)
 
 
-def clips(data=None, config=CONFIG):
+def clips(shards=None, config=CONFIG):
     "The manifest of the config, with the clips of languages without a row"
-    from spoken_lang.manifest import read_clips
-    from spoken_lang.config import read_config
     config = read_config(config)
-    return read_clips(data or config.data, config.labels, config.role, complete=False, others=True)
+    return read_clips(shards or config.data, config.labels, config.role, complete=False, others=True)
 
 
-def vocode(folder, data='../shared/corpus/train-*.parquet,../shared/corpus/more-*.parquet,workspace/base/pairs.parquet'):
-    "Write workspace/base/revoiced.parquet: each clip that is not vocoded yet, by a vocoder in `folder`"
+UNVOCODED = ['../shared/corpus/train-*.parquet', '../shared/corpus/more-*.parquet',
+             'workspace/base/pairs.parquet']
+
+
+def revoice(folder, workers=2):
+    "Write workspace/base/revoiced.parquet: each clip that is not vocoded yet, by the vocoder in `folder`"
     sys.path.insert(0, str(folder))
-    import kaldi_mfcc, resynth
-    df, rows = clips(data.split(',') if isinstance(data, str) else list(data)), []
+    df = clips(UNVOCODED)
     df = df[df.kind != 'resynth']
-    for n, row in enumerate(df.itertuples()):
-        speed = SPEEDS[np.random.default_rng(n).integers(len(SPEEDS))]
-        wav = soxr.resample(load_audio(row.audio), SAMPLE_RATE*speed, SAMPLE_RATE)
-        wav = revoiced(wav, resynth, kaldi_mfcc.mfcc)
-        if wav is not None: rows.append(shard_row(wav, row))
-        if n % 500 == 499: print(f'{n + 1} of {len(df)} clips', flush=True)
+    speeds = np.random.default_rng(0).choice(SPEEDS, len(df))
+    with ProcessPoolExecutor(workers, get_context('fork')) as pool:
+        made = list(tqdm(pool.map(revoiced, df.audio, speeds, chunksize=8), total=len(df)))
+    rows = [shard_row(row, m) for row, m in zip(df.itertuples(), made) if m]
     FOLDER.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), FOLDER/'revoiced.parquet')
     return f'{len(rows)} clips, {sum(r["seconds"] for r in rows)/3600:.2f} hours'
@@ -70,7 +85,7 @@ OTHERS_HELD_OUT = 'artikulate', 'cv-rhasspy', 'tuxpaint-stamps'  # of languages 
 
 
 def held_out(df):
-    "(clips,), bool: whole sources; of EMOVO two actors, of SwissDial a voice, of VoxLingua107 a quarter of the videos"
+    "(clips,), bool: whole sources; two actors of EMOVO, a voice of SwissDial, a quarter of VoxLingua107's videos"
     source = df.source.str.removesuffix(REVOICED)
     sources = pd.Series([pair in HELD_OUT for pair in zip(df.code, source)], df.index)
     sources |= source.isin(OTHERS_HELD_OUT) & ~df.code.isin(['en', 'it', 'fr', 'de'])
@@ -83,7 +98,6 @@ def held_out(df):
 
 def split(config=CONFIG):
     "Write the split into the folder that the config names: train.csv and valid.csv; test.csv is empty"
-    from spoken_lang.config import read_config
     df, folder = clips(config=config), Path(read_config(config).splits)
     names = df.audio.map(lambda a: a if isinstance(a, str) else hashlib.md5(a).hexdigest())
     df, valid = df.assign(clip=names).drop(columns='audio'), held_out(df)
@@ -95,13 +109,153 @@ def split(config=CONFIG):
 
 def train(run=None, **changes):
     "Train, or go on with a run; keys of the config can be changed"
-    from spoken_lang.config import read_config
-    from spoken_lang.training import train
     config = read_config(f'{run}/config.yml' if run else CONFIG, **changes)
     if not (Path(config.splits)/'train.csv').exists(): print(split())
-    return str(train(config, run))
+    return str(training.train(config, run))
+
+
+def in_room(wav, rng, noises):
+    "A long room, and held-out noise at 14 dB"
+    t = np.arange(int(.9*SAMPLE_RATE))/SAMPLE_RATE
+    room = rng.standard_normal(len(t))*np.exp(-6.9*t/.9)*.08
+    room[0] = 1
+    wav = signal.oaconvolve(wav, room)[:len(wav)]
+    noise = np.resize(noises[rng.integers(len(noises))], len(wav))
+    return wav + noise*wav.std()/(noise.std() + 1e-6)*.2
+
+
+def in_vorbis(wav, rng, noises):
+    "A second vocoder, and Vorbis at its lowest quality"
+    wav, f = data.revoice(wav, rng), io.BytesIO()
+    sf.write(f, wav, SAMPLE_RATE, format='OGG', subtype='VORBIS', compression_level=1.)
+    return load_audio(f.getvalue())
+
+
+def in_mulaw(wav, rng, noises):
+    "A telephone line: 8 kHz, µ-law"
+    narrow = soxr.resample(wav, SAMPLE_RATE, 8_000)
+    sf.write(f := io.BytesIO(), narrow/(np.abs(narrow).max() + 1e-9)*.9, 8_000, format='WAV', subtype='ULAW')
+    return load_audio(f.getvalue())
+
+
+CHANNELS = dict(room=in_room, vorbis=in_vorbis, mulaw=in_mulaw)  # that no training clip went through
+
+
+def middle(wav, seconds):
+    n = int(seconds*SAMPLE_RATE)
+    start = max(0, len(wav) - n)//2
+    return wav[start:start + n]
+
+
+def validation_clips(config, n=40):
+    "(waves, table `language source kind cut`): whole clips, middle 3 s and 1 s, vocoded ones through CHANNELS"
+    df = clips(config=config)
+    valid = fixed_split(df, read_config(config).splits)['valid']
+    noises = [middle(load_audio(a), 10) for a in valid.audio[valid.language == 'none']]
+    wavs, rows = [], []
+
+    def add(wav, row, cut):
+        wavs.append(np.asarray(wav, 'float32'))
+        rows.append((row.language, row.source, row.kind, cut))
+    for i, row in enumerate(valid.iloc[at_most(valid, n)].itertuples()):
+        wav = load_audio(row.audio)
+        add(middle(wav, 10), row, 'whole')
+        if row.source == 'voxlingua107-dev':
+            for seconds in (3, 1): add(middle(wav, seconds), row, f'{seconds} s')
+        if row.kind == 'resynth' and row.language in ('de', 'gsw'):
+            rng = np.random.default_rng(i)
+            channel = list(CHANNELS)[i % 3]
+            add(CHANNELS[channel](middle(wav, 10), rng, noises), row, channel)
+    return wavs, pd.DataFrame(rows, columns='language source kind cut'.split())
+
+
+def logits_of(model, wavs, batch=8):
+    "(clips, labels), in bfloat16, clips of like length together"
+    out, net = np.zeros((len(wavs), model.config.num_labels), 'float32'), WaveClassifier(model.eval())
+    order = np.argsort([len(w) for w in wavs])
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
+        for some in np.split(order, range(batch, len(order), batch)):
+            padded = collate([dict(wav=wavs[i], label=0) for i in some])
+            out[some] = net(padded['wavs'], padded['lengths'])[0].float().numpy()
+    return out
+
+
+def scores(logits, table, labels):
+    "Accuracy, false alarms and negative log-likelihood (NLL) on validation clips; `nll` chooses"
+    logp = log_softmax(logits.astype('float64'), 1)
+    number = {l: i for i, l in enumerate(labels)}
+    truth = np.array([number.get(l, -1) for l in table.language])
+    table = table.assign(guess=[labels[i] for i in logp.argmax(1)], nll=-logp[np.arange(len(truth)), truth])
+    table = table.assign(right=table.guess == table.language,
+                         margin=logp[:, number['gsw']] - logp[:, number['de']])
+    language, whole, human = table.language, table.cut == 'whole', table.kind == 'human'
+    vox, cross = table.source == 'voxlingua107-dev', table.cut.isin(list(CHANNELS))
+    four, gsw = language.isin(['en', 'it', 'fr', 'de']), language == 'gsw'
+    german, none = language == 'de', language == 'none'
+    other = (truth >= 0) & ~four & ~gsw & ~none
+    macro = lambda rows, column: float(rows.groupby(['language', 'source'])[column].mean().mean())
+    found = {}
+    for cut in ('whole', '3 s', '1 s'):
+        found[f'voxlingua {cut}'] = table.right[vox & four & human & (table.cut == cut)].mean()
+    found |= dict(human=macro(table[four & whole & human & ~vox], 'right'),
+        others=macro(table[other & whole & human], 'right'),
+        others_voxlingua=table.right[other & whole & vox & human].mean(), none=table.right[none & whole].mean(),
+        speech_lost=int((table.guess[~none & whole & human] == 'none').sum()))
+    for name, rows in dict(gsw=whole, **{c: table.cut == c for c in CHANNELS}).items():
+        found[name] = table.right[gsw & rows].mean()
+        found[f'{name}: de as gsw'] = (table.guess[german & rows & (table.kind == 'resynth')] == 'gsw').mean()
+    people = german & whole & human
+    found |= {'human de as gsw': (table.guess[people] == 'gsw').mean(),
+              'gsw at 1 %': (table.margin[gsw & cross] > table.margin[people].quantile(.99)).mean()}
+    nll = dict(four=macro(table[four & whole & human], 'nll'),
+               others=macro(table[other & whole & human], 'nll'),
+               dialect=macro(table[cross], 'nll'), none=macro(table[none & whole], 'nll'))
+    found |= {f'nll {k}': v for k, v in nll.items()}
+    return {k: round(float(v), 4) for k, v in (found | dict(nll=np.mean(list(nll.values())))).items()}
+
+
+def choose(run, shares=(.4, .55, .7, .85, 1.), first_share=.7):
+    "Keep the checkpoint and the share of its weights with the lowest NLL; the rest are untouched ones"
+    run, config = Path(run), read_config(Path(run)/'config.yml')
+    untouched, (wavs, table) = build_model(config), validation_clips(run/'config.yml')
+    model, old, answers, found = copy.deepcopy(untouched), untouched.state_dict(), {}, {}
+
+    def evaluate(checkpoint, share):
+        new = load_file(run/'checkpoints'/f'checkpoint-{checkpoint}'/'model.safetensors') if share else old
+        model.load_state_dict(average_weights(old, new, share))
+        answers[checkpoint, share] = logits_of(model, wavs)
+        found[checkpoint, share] = scores(answers[checkpoint, share], table, config.labels)
+        print(checkpoint, share, found[checkpoint, share], flush=True)
+    steps = sorted(int(p.name.split('-')[1]) for p in (run/'checkpoints').glob('checkpoint-*'))
+    for step in steps: evaluate(step, first_share)
+    best = min(steps, key=lambda s: found[s, first_share]['nll'])
+    for share in {0., *shares} - {first_share}: evaluate(best, share)
+    return keep(run, config, untouched, table, answers, found)
+
+
+def keep(run, config, untouched, table, answers, found):
+    "Write the best network into the run, its logits for thresholds, and the table"
+    step, share = best = min(found, key=lambda k: found[k]['nll'])
+    new = load_file(run/'checkpoints'/f'checkpoint-{step}'/'model.safetensors')
+    untouched.load_state_dict(average_weights(untouched.state_dict(), new, share))
+    untouched.save_pretrained(run/'model')
+    whole = ((table.cut == 'whole') & table.language.isin(config.labels)).values
+    labels = [config.labels.index(l) for l in table.language[whole]]
+    sources = np.array(table.source[whole], 'U')
+    np.savez(run/'valid.npz', logits=answers[best][whole], labels=labels, sources=sources)
+    rows = [dict(step=step, share=share, **s) for (step, share), s in found.items()]
+    about = dict(command='python tools/model/base.py choose RUN', n=len(table), seed=config.seed,
+                 versions=json.loads((run/'versions.json').read_text()))
+    found_all = dict(about=about, step=step, share=share, tried=rows)
+    Path(RESULTS, 'choice.json').write_text(json.dumps(found_all, indent=1) + '\n')
+    return dict(step=step, share=share, **found[best])
+
+
+def export(run, **metadata):
+    "Write RUN/model.onnx with temperature and thresholds of the validation clips"
+    return str(export_run(run, license='CC BY-NC 4.0', **metadata))
 
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(vocode=vocode, split=split, train=train))
+    fire.Fire(dict(revoice=revoice, split=split, train=train, choose=choose, export=export))
