@@ -18,13 +18,18 @@ from safetensors.torch import load_file
 from scipy import signal
 from scipy.special import log_softmax
 from tqdm.auto import tqdm
-from spoken_lang import data, training
-from spoken_lang.core import SAMPLE_RATE, load_audio
-from spoken_lang.manifest import collate
+from spoken_lang import training
+from spoken_lang.audio import load_audio
+from spoken_lang.augmentation import vocode
+from spoken_lang.batches import collate
+from spoken_lang.config import read_config
+from spoken_lang.core import SAMPLE_RATE
 from spoken_lang.finetuning import at_most, average_weights
+from spoken_lang.manifest import read_clips
+from spoken_lang.model import WaveClassifier
+from spoken_lang.training import build_model
 from spoken_lang.onnx_export import export_run
-from spoken_lang.training import build_model, fixed_split, read_clips, read_config
-from spoken_lang.whisper import WaveClassifier
+from spoken_lang.splits import fixed_split
 
 RESULTS, FOLDER = 'nbs/results/base', Path('workspace/base')
 CONFIG = f'{RESULTS}/config.yml'
@@ -126,7 +131,7 @@ def in_room(wav, rng, noises):
 
 def in_vorbis(wav, rng, noises):
     "A second vocoder, and Vorbis at its lowest quality"
-    wav, f = data.revoice(wav, rng), io.BytesIO()
+    wav, f = vocode(wav, rng), io.BytesIO()
     sf.write(f, wav, SAMPLE_RATE, format='OGG', subtype='VORBIS', compression_level=1.)
     return load_audio(f.getvalue())
 
