@@ -117,24 +117,30 @@ def load_run(
 def fit_decision(
     run,  # the folder of a training run
     labels: list,  # its classes
-) -> dict:  # {'temperature', 'min_known'}, options of `decide`
+    candidates=None,  # codes of the languages that are answered by default; None is all
+) -> dict:  # {'temperature', 'min_known'}, options of `decide`; `default` where there are candidates
     "Temperature and threshold from a run's logits of its held-out clips"
     held_out = np.load(Path(run)/'valid.npz')
     logits, truth = held_out['logits'], held_out['labels']
     temperature = fit_temperature(logits, truth)
-    min_known = fit_min_known(logits, truth, labels, temperature, held_out['sources'])
-    return dict(temperature=temperature, min_known=min_known)
+    how = dict(sources=held_out['sources'], candidates=candidates)
+    decision = dict(temperature=temperature)
+    decision['min_known'] = fit_min_known(logits, truth, labels, temperature, **how)
+    return decision | (dict(default=list(candidates)) if candidates else {})
 
 # %% ../nbs/30_onnx_export.ipynb #050031
 def export_run(
     run,  # the folder of a training run
+    candidates=None,  # codes of the languages that are answered by default; None is all
     **metadata,  # see `export_onnx`
 ) -> Path:  # `<run>/model.onnx`
-    "Export a run's network with the temperature of its held-out clips, and verify the file"
+    "Export a run's network with the temperature and threshold of its held-out clips, and verify the file"
     run, model = Path(run), load_run(run)
     made = json.loads((run/'versions.json').read_text()) if (run/'versions.json').exists() else {}
     if made.get('commit'): metadata = dict(commit=made['commit']) | metadata
-    path = export_onnx(model, run/'model.onnx', **fit_decision(run, _labels(model)), **metadata)
+    decision = fit_decision(run, _labels(model), candidates)
+    if candidates: decision['default'] = json.dumps(decision['default'])
+    path = export_onnx(model, run/'model.onnx', **decision, **metadata)
     verify_onnx(model, path)
     return path
 
