@@ -1,16 +1,23 @@
 """How the weights of `base` are made: Whisper base, trained further on clips that are augmented on the fly.
 
-    1. python ../shared/tools/whisper_base.py workspace/whisper-base   # or `openai/whisper-base` in the config
+    1. python ../shared/tools/whisper_base.py workspace/whisper-base
     2. python tools/model/speech.py voices workspace/base/pairs.parquet ../shared/text/gsw-*_de.tsv
-    3. python tools/model/base.py revoice ../shared/tools/revoice   # all clips, by the vocoder of the Swiss German ones
-    4. python tools/model/base.py train [--steps N ...]             # or `train RUN`, to resume; prints the folder
-    5. python tools/model/base.py choose RUN                        # checkpoint and share of its weights, by validation
-    6. python tools/model/base.py export RUN                        # RUN/model.onnx, with thresholds
+    3. python tools/model/base.py revoice ../shared/tools/revoice
+    4. python tools/model/base.py train [--steps N ...]
+    5. python tools/model/base.py choose RUN
+    6. python tools/model/base.py export RUN
+    7. python tools/model/base.py ship RUN
 
-The recipe is nbs/results/base/config.yml; any key of it can be set by `--key value` in step 4.
+1 is not needed where the config names `openai/whisper-base` and the hub can be reached. 3 sends all clips through
+the vocoder of the Swiss German ones. 4 prints the folder of the run, and resumes with `train RUN`; it reads
+nbs/results/base/config.yml, of which any key can be set by `--key value`. 5 chooses a checkpoint, and a share
+of its weights, by validation. 6 writes RUN/model.onnx with thresholds. 7 writes the two files of the repository,
+spoken_lang/models/base.onnx and weights/base.safetensors. From the latter `python tools/model/base.py restore FOLDER`
+makes the network of RUN again; it needs step 1 alone.
 """
 import copy, hashlib, io, json, sys
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 import fire, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, soundfile as sf, soxr, torch
@@ -22,17 +29,24 @@ from spoken_lang import training
 from spoken_lang.audio import load_audio
 from spoken_lang.augmentation import vocode
 from spoken_lang.batches import collate
+from spoken_lang.benchmark import time_in_turns
 from spoken_lang.config import read_config
 from spoken_lang.core import SAMPLE_RATE
 from spoken_lang.finetuning import at_most, average_weights
+from spoken_lang.inference import LanguageClassifier
 from spoken_lang.manifest import read_clips
 from spoken_lang.model import WaveClassifier
-from spoken_lang.training import build_model
-from spoken_lang.onnx_export import export_run
+from spoken_lang.onnx_export import export_run, load_run
+from spoken_lang.outliers import quantize_rest
+from spoken_lang.results import about, save_results
 from spoken_lang.splits import fixed_split
+from spoken_lang.training import build_model
+from spoken_lang.weights import load_changes, save_changes
 
 RESULTS, FOLDER = 'nbs/results/base', Path('workspace/base')
 CONFIG = f'{RESULTS}/config.yml'
+SHIPPED, WEIGHTS = 'spoken_lang/models/base.onnx', 'weights/base.safetensors'
+CANDIDATES = ['en', 'it', 'fr', 'de', 'gsw']  # the languages that are answered where none are asked for
 REVOICED = '-revoiced'  # at the end of the name of a source
 SPEEDS = (.9, 1., 1.1)  # before the vocoder
 
@@ -83,14 +97,15 @@ def revoice(folder, workers=2):
 
 
 HELD_OUT = {  # sources that are for validation only
-    ('de', 'emodb'), ('de', 'unknown-horizons-voice'), ('de', 'larynx'), ('en', 'speechbot-gt'), ('en', 'fsdd'),
+    ('de', 'emodb'), ('de', 'unknown-horizons-voice'), ('de', 'larynx'),
+    ('en', 'speechbot-gt'), ('en', 'fsdd'),
     ('fr', 'artikulate'), ('fr', 'childsplay'), ('it', 'voxforge-rhasspy'), ('it', 'larynx'),
     ('none', 'snap-sounds'), ('none', 'ubports-ringtones')}
 OTHERS_HELD_OUT = 'artikulate', 'cv-rhasspy', 'tuxpaint-stamps'  # of languages besides the five
 
 
 def held_out(df):
-    "(clips,), bool: whole sources; two actors of EMOVO, a voice of SwissDial, a quarter of VoxLingua107's videos"
+    "(clips,), bool: whole sources, two actors of EMOVO, a voice of SwissDial, a quarter of VoxLingua107"
     source = df.source.str.removesuffix(REVOICED)
     sources = pd.Series([pair in HELD_OUT for pair in zip(df.code, source)], df.index)
     sources |= source.isin(OTHERS_HELD_OUT) & ~df.code.isin(['en', 'it', 'fr', 'de'])
@@ -153,7 +168,7 @@ def middle(wav, seconds):
 
 
 def validation_clips(config, n=40):
-    "(waves, table `language source kind cut`): whole clips, middle 3 s and 1 s, vocoded ones through CHANNELS"
+    "(waves, table): whole clips, their middle 3 s and 1 s, and vocoded ones through CHANNELS"
     df = clips(config=config)
     valid = fixed_split(df, read_config(config).splits)['valid']
     noises = [middle(load_audio(a), 10) for a in valid.audio[valid.language == 'none']]
@@ -166,7 +181,8 @@ def validation_clips(config, n=40):
         wav = load_audio(row.audio)
         add(middle(wav, 10), row, 'whole')
         if row.source == 'voxlingua107-dev':
-            for seconds in (3, 1): add(middle(wav, seconds), row, f'{seconds} s')
+            for seconds in (3, 1):
+                add(middle(wav, seconds), row, f'{seconds} s')
         if row.kind == 'resynth' and row.language in ('de', 'gsw'):
             rng = np.random.default_rng(i)
             channel = list(CHANNELS)[i % 3]
@@ -193,7 +209,8 @@ def scores(logits, table, labels):
     table = table.assign(guess=[labels[i] for i in logp.argmax(1)], nll=-logp[np.arange(len(truth)), truth])
     table = table.assign(right=table.guess == table.language,
                          margin=logp[:, number['gsw']] - logp[:, number['de']])
-    language, whole, human = table.language, table.cut == 'whole', table.kind == 'human'
+    language, human = table.language, table.kind == 'human'
+    whole = table.cut == 'whole'
     vox, cross = table.source == 'voxlingua107-dev', table.cut.isin(list(CHANNELS))
     four, gsw = language.isin(['en', 'it', 'fr', 'de']), language == 'gsw'
     german, none = language == 'de', language == 'none'
@@ -204,7 +221,8 @@ def scores(logits, table, labels):
         found[f'voxlingua {cut}'] = table.right[vox & four & human & (table.cut == cut)].mean()
     found |= dict(human=macro(table[four & whole & human & ~vox], 'right'),
         others=macro(table[other & whole & human], 'right'),
-        others_voxlingua=table.right[other & whole & vox & human].mean(), none=table.right[none & whole].mean(),
+        others_voxlingua=table.right[other & whole & vox & human].mean(),
+        none=table.right[none & whole].mean(),
         speech_lost=int((table.guess[~none & whole & human] == 'none').sum()))
     for name, rows in dict(gsw=whole, **{c: table.cut == c for c in CHANNELS}).items():
         found[name] = table.right[gsw & rows].mean()
@@ -223,7 +241,8 @@ def choose(run, shares=(.4, .55, .7, .85, 1.), first_share=.7):
     "Keep the checkpoint and the share of its weights with the lowest NLL; the rest are untouched ones"
     run, config = Path(run), read_config(Path(run)/'config.yml')
     untouched, (wavs, table) = build_model(config), validation_clips(run/'config.yml')
-    model, old, answers, found = copy.deepcopy(untouched), untouched.state_dict(), {}, {}
+    model, old = copy.deepcopy(untouched), untouched.state_dict()
+    answers, found = {}, {}
 
     def evaluate(checkpoint, share):
         new = load_file(run/'checkpoints'/f'checkpoint-{checkpoint}'/'model.safetensors') if share else old
@@ -256,11 +275,54 @@ def keep(run, config, untouched, table, answers, found):
     return dict(step=step, share=share, **found[best])
 
 
-def export(run, **metadata):
+def export(run):
     "Write RUN/model.onnx with temperature and thresholds of the validation clips"
-    return str(export_run(run, license='CC BY-NC 4.0', **metadata))
+    return str(export_run(run, CANDIDATES, license='CC BY-NC 4.0'))
+
+
+def log_probabilities(session, wav):
+    "(labels,), of one clip by an ONNX file"
+    feed = dict(wavs=wav[None], lengths=np.array([len(wav)]))
+    return log_softmax(session.run(['logits'], feed)[0][0])
+
+
+def compare_files(exact, shipped, wavs, labels, rounds=20):
+    "Agreement and loss of two ONNX files on clips, and their times in turns on one thread"
+    sessions = [LanguageClassifier(path).session for path in (exact, shipped)]
+    p, q = (np.array([log_probabilities(s, w) for w in wavs]) for s in sessions)
+    clip = next(w for w in wavs if len(w) >= 6*SAMPLE_RATE)[:6*SAMPLE_RATE]
+    works = {k: partial(log_probabilities, s, clip) for k, s in zip(('float32', 'int8'), sessions)}
+    times = time_in_turns(works, rounds)
+    answers = p.argmax(1), q.argmax(1)
+    return dict(agreement=round(float((answers[0] == answers[1]).mean()), 4),
+                right=[int((a == labels).sum()) for a in answers],
+                moved=round(float(np.abs(np.exp(p) - np.exp(q)).max()), 4), times=times,
+                ratio=round(1/times['int8']['speedup'], 3),
+                bytes=[Path(path).stat().st_size for path in (exact, shipped)])
+
+
+def ship(run, n=300, looked_at=24):
+    "Quantize RUN/model.onnx into the package, keep the float weights, and compare both on validation clips"
+    run, config = Path(run), read_config(Path(run)/'config.yml')
+    wavs, table = validation_clips(run/'config.yml')
+    whole = np.flatnonzero((table.cut == 'whole') & table.language.isin(config.labels))
+    chosen = np.random.default_rng(0).permutation(whole)
+    quantize_rest(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[n:n + looked_at]])
+    save_changes(load_run(run), config.pretrained_encoder_path, WEIGHTS)
+    truth = np.array([config.labels.index(table.language[i]) for i in chosen[:n]])
+    found = compare_files(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[:n]], truth)
+    made = about('python tools/model/base.py ship RUN', model=SHIPPED, n=n, seed=0, threads=1)
+    save_results(f'{RESULTS}/quantization.json', made, **found)
+    return found
+
+
+def restore(folder, whisper='workspace/whisper-base'):
+    "The network of the run again, from the weights that are kept; FOLDER/model"
+    load_changes(WEIGHTS, whisper).save_pretrained(Path(folder)/'model')
+    return f'{folder}/model'
 
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(revoice=revoice, split=split, train=train, choose=choose, export=export))
+    fire.Fire(dict(revoice=revoice, split=split, train=train, choose=choose, export=export,
+                   ship=ship, restore=restore))
