@@ -301,6 +301,21 @@ def compare_files(exact, shipped, wavs, labels, rounds=20):
                 bytes=[Path(path).stat().st_size for path in (exact, shipped)])
 
 
+def amounts(config):
+    "What the training clips are: hours in all and of people, and a row for each of the candidates and the rest"
+    df = pd.read_csv(Path(config.splits)/'train.csv', low_memory=False)
+    human = df.kind.eq('human') & df.language.ne('none')
+    name = df.language.where(df.language.isin([*CANDIDATES, 'none']), 'other')
+    table = {}
+    for language, part in df.groupby(name):
+        people = part[part.kind.eq('human')]
+        table[language] = dict(clips=len(part), hours=round(part.seconds.sum()/3600, 1),
+            human_hours=round(people.seconds.sum()/3600, 1), sources=int(part.source.nunique()))
+    hours = df.seconds.sum()/3600, df.seconds[human].sum()/3600
+    steps = {k: getattr(config, k) for k in ('steps', 'batch_seconds', 'learning_rate')}
+    return dict(hours=round(hours[0], 1), human_hours=round(hours[1], 1), by_language=table, **steps)
+
+
 def ship(run, n=300, looked_at=24):
     "Quantize RUN/model.onnx into the package, keep the float weights, and compare both on validation clips"
     run, config = Path(run), read_config(Path(run)/'config.yml')
@@ -313,6 +328,7 @@ def ship(run, n=300, looked_at=24):
     found = compare_files(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[:n]], truth)
     made = about('python tools/model/base.py ship RUN', model=SHIPPED, n=n, seed=0, threads=1)
     save_results(f'{RESULTS}/quantization.json', made, **found)
+    save_results(f'{RESULTS}/training.json', made | dict(n=None, seed=config.seed), **amounts(config))
     return found
 
 
