@@ -105,8 +105,8 @@ def markdown(notebook, images):
 
 def readme():
     "README.md, which lies a folder higher than the notebook: links and paths begin with nbs/"
-    text = markdown(processed()/'index.ipynb', Path('index_files'))
-    text = re.sub(r'\]\((?!https?:|#|index_files/)', '](nbs/', text)
+    text = markdown(processed()/'index.ipynb', Path('nbs/images'))
+    text = re.sub(r'\]\((?!https?:|#)', '](nbs/', text)
     text = text.replace("'samples/", "'nbs/samples/")
     Path('README.md').write_text(text, encoding='utf-8')
 
