@@ -268,10 +268,8 @@ def keep(run, config, untouched, table, answers, found):
     sources = np.array(table.source[whole], 'U')
     np.savez(run/'valid.npz', logits=answers[best][whole], labels=labels, sources=sources)
     rows = [dict(step=step, share=share, **s) for (step, share), s in found.items()]
-    about = dict(command='python tools/model/base.py choose RUN', n=len(table), seed=config.seed,
-                 versions=json.loads((run/'versions.json').read_text()))
-    found_all = dict(about=about, step=step, share=share, tried=rows)
-    Path(RESULTS, 'choice.json').write_text(json.dumps(found_all, indent=1) + '\n')
+    made = about('python tools/model/base.py choose RUN', n=len(table), seed=config.seed)
+    save_results(f'{RESULTS}/choice.json', made, step=step, share=share, tried=rows)
     return dict(step=step, share=share, **found[best])
 
 
