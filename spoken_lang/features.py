@@ -34,7 +34,7 @@ def fourier_matrix(
 def kaldi_frame_matrix(
     frame: int = 400,  # samples in a frame, 25 ms
     n_fft: int = 512,
-) -> torch.Tensor:  # (2*(n_fft/2), frame): real parts, then imaginary parts, of the bins below Nyquist
+) -> torch.Tensor:  # (2*(n_fft/2), frame): real, then imaginary parts of the bins below Nyquist
     "Mean removal, pre-emphasis .97, Povey window and Fourier transform of a frame, as one matrix"
     n, one = torch.arange(frame, dtype=torch.float64), torch.eye(frame, dtype=torch.float64)
     mean = one - 1/frame
@@ -45,7 +45,7 @@ def kaldi_frame_matrix(
 
 # %% ../nbs/20_features.ipynb #020010
 class LogMel(nn.Module):
-    "Kaldi log-mel filter banks with normalisation per utterance, from padded waves; exports to ONNX"
+    "Kaldi's log-mel, normalised over each clip, from padded waves; exports to ONNX"
     def __init__(self, num_mel_bins: int = 80, low_freq: float = 20., high_freq: float = 0.):
         super().__init__()
         self.bands = dict(num_mel_bins=num_mel_bins, low_freq=low_freq, high_freq=high_freq)
@@ -125,9 +125,11 @@ class WhisperLogMel(nn.Module):
     "Whisper's log-mel from padded waves, each clip as if it were alone; exports to ONNX"
     def __init__(self, num_mel_bins: int = 80):
         super().__init__()
-        mel = mel_filter_bank(201, num_mel_bins, 0., 8000., SAMPLE_RATE, norm='slaney', mel_scale='slaney')
+        slaney = dict(norm='slaney', mel_scale='slaney')
+        mel = mel_filter_bank(201, num_mel_bins, 0., 8000., SAMPLE_RATE, **slaney)
+        mel = torch.from_numpy(mel.T.copy()).float()
         self.register_buffer('frame', hann_frame_matrix().float()[:, None], persistent=False)
-        self.register_buffer('mel', torch.from_numpy(mel.T.copy()).float()[:, :, None], persistent=False)
+        self.register_buffer('mel', mel[:, :, None], persistent=False)
 
 # %% ../nbs/20_features.ipynb #20f0000b
 @patch
@@ -197,4 +199,4 @@ def __call__(self:SpokenLanguageFeatureExtractor,
     wavs = [torch.as_tensor(w, dtype=torch.float32) for w in wavs]
     lengths = torch.tensor([len(w) for w in wavs])
     features, mask = _cached_front_end(self)(pad_sequence(wavs, batch_first=True), lengths)
-    return BatchFeature(dict(input_features=features, attention_mask=mask), tensor_type=return_tensors)
+    return BatchFeature(dict(input_features=features, attention_mask=mask), return_tensors)
