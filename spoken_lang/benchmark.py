@@ -79,7 +79,7 @@ def measure_startup(
     code = f"""import time
 from spoken_lang.inference import LanguageClassifier
 start = time.perf_counter()
-clf = LanguageClassifier.from_pretrained()
+clf = LanguageClassifier.from_pretrained('tiny')
 print(time.perf_counter() - start)
 clf.classify({str(clip)!r})"""
     starts, loads = [], []
@@ -173,7 +173,7 @@ def compare_peers(
     small: bool = False,  # with one layer each, for tests
 ) -> dict:
     "Compare the shipped model, from samples to prediction, with other models"
-    clf, wav = LanguageClassifier.from_pretrained(), load_audio(clip)
+    clf, wav = LanguageClassifier.from_pretrained('tiny'), load_audio(clip)
     with torch.inference_mode():
         works = peer_models(len(wav)/SAMPLE_RATE, small)
         works['tiny'] = lambda: clf.classify(wav, SAMPLE_RATE)
@@ -286,7 +286,7 @@ def measure_long_file(
         for _ in range(int(hours*3600*SAMPLE_RATE/len(wav))): f.write(wav)
     code = f"""import time
 from spoken_lang import LanguageClassifier
-clf = LanguageClassifier.from_pretrained()
+clf = LanguageClassifier.from_pretrained('tiny')
 start = time.perf_counter()
 clf.timeline({str(path)!r})
 print(time.perf_counter() - start)"""
@@ -301,7 +301,7 @@ def time_workers(
     rounds: int = 1,
 ) -> dict:
     "Time `classify_files` with one thread and with two"
-    clf = LanguageClassifier.from_pretrained()
+    clf = LanguageClassifier.from_pretrained('tiny')
     def work(workers):
         return list(clf.classify_files([clip]*n, workers=workers))
     works = {'1 worker': partial(work, 1), '2 workers': partial(work, 2)}
@@ -313,7 +313,7 @@ def time_batches(
     rounds: int = 12,
 ) -> dict:
     "Time eight windows one by one and in one batch, on one thread"
-    session, wav = LanguageClassifier.from_pretrained().session, load_audio(clip)
+    session, wav = LanguageClassifier.from_pretrained('tiny').session, load_audio(clip)
     def feed(n):
         return dict(wavs=np.stack([wav]*n), lengths=np.array([len(wav)]*n))
     one, eight = feed(1), feed(8)
@@ -327,7 +327,7 @@ def memory_growth(
     n: int = 10_000,  # classifications
 ) -> dict:
     "How much memory grows over many classifications, after the first hundred"
-    clf, wav = LanguageClassifier.from_pretrained(), load_audio(clip)
+    clf, wav = LanguageClassifier.from_pretrained('tiny'), load_audio(clip)
     def memory_after(n):
         for _ in range(n): clf.classify(wav, SAMPLE_RATE)
         gc.collect()
@@ -350,7 +350,7 @@ def run_benchmark(
     found = {name: work(clip) for name, work in works.items()}
     found['graphs_s2t_medium'] = compare_graphs(s2t_medium_config())
     found['graphs_tiny'] = compare_graphs(SpokenLanguageConfig(hidden_size=192), 50)
-    model = LanguageClassifier.from_pretrained().path
+    model = LanguageClassifier.from_pretrained('tiny').path
     if out:
         described = about('python -m spoken_lang.benchmark', model, n=1, seed=0)
         save_results(out, described, **found)

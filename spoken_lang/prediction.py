@@ -157,7 +157,10 @@ def find_candidates(
 ) -> tuple:  # (codes, (codes,) logarithms of their priors)
     "Candidates and priors by their codes; `ValueError` for an unknown language or a prior below 0"
     known = [l for l in labels if l not in NOT_LANGUAGES]
-    if languages == 'all' and default: languages = known
+    if languages == 'all':
+        if 'other' in labels:
+            raise ValueError(f'all: this model names {", ".join(known)} and no others. Load `base`.')
+        languages = known
     if isinstance(languages, str): languages = languages.split(',')
     codes = [find_language(l, known) for l in (languages or priors or default or known)]
     prior = {find_language(l, known): p for l, p in (priors or {}).items()}

@@ -24,7 +24,7 @@ def browser_page():
     "What the page without a server loads, into nbs/browser: the shipped model, what it says of itself, and onnxruntime-web from npm"
     from spoken_lang.prediction import COLOURS, language_name
     from spoken_lang.inference import LanguageClassifier
-    folder, clf = Path('nbs/browser'), LanguageClassifier.from_pretrained()
+    folder, clf = Path('nbs/browser'), LanguageClassifier.from_pretrained('tiny')  # a page should load in seconds
     shutil.copy(clf.path, folder/'model.onnx')
     names = {l: language_name(l) for l in clf.labels}
     about = dict(labels=clf.labels, decision=clf.decision, languages=clf.languages, names=names, colours=COLOURS)
