@@ -86,7 +86,8 @@ class Prediction:
         return next(iter(self.probabilities), None) if self.status == 'ok' else None
     @property
     def confidence(self): return self.probabilities.get(self.language, 0.)
-    def top_k(self, k): return list(self.probabilities.items())[:k]  # [(code, p), ...]
+    def top_k(self, k):  # [(code, p), ...]
+        return list(self.probabilities.items())[:k]
 
 # %% ../nbs/01_prediction.ipynb #000077
 STATUSES = dict(ok='', no_speech='no speech detected', too_short='too short to tell',
