@@ -95,7 +95,8 @@ export async function classify(buffer, only = []) {
     speech += w.length/RATE*speechOf(row)
     if (speech >= ENOUGH || settled(rows.filter(r => speechOf(r) > .5))) break
   }
-  return decide(rows, about.labels, {...about.decision, languages: only, seconds})
+  const spoken = rows.filter(r => speechOf(r) > .5)  // where there is speech, windows without it do not count
+  return decide(spoken.length ? spoken : rows, about.labels, {...about.decision, languages: only, seconds})
 }
 
 // The page
