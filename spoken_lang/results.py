@@ -25,6 +25,7 @@ def csv_line(values):
     csv.writer(line, lineterminator='\r\n').writerow(values)  # also decides what is quoted
     return line.getvalue()[:-2]
 
+# %% ../nbs/01b_results.ipynb #f1d1dcbe
 def header_line(
     timed: bool = False,  # with the columns `start` and `end`
 ) -> str:
@@ -56,12 +57,16 @@ def from_fields(d):
         sum(shares.values())  # fails unless they are numbers
     return (float(d['start']), float(d['end']), p) if 'start' in d else p
 
+# %% ../nbs/01b_results.ipynb #926eb4f7
+NO_PREDICTION = ValueError, KeyError, TypeError, AttributeError, RecursionError
+
 def from_json(
     line: str,
 ):  # a `Prediction`, or (start s, end s, `Prediction`)
     "The prediction of a line of JSON; one of the errors `NO_PREDICTION` where it is none"
     return from_fields(json.loads(line))
 
+# %% ../nbs/01b_results.ipynb #926eb4f8
 def from_row(
     row: list,  # the cells of a row of CSV
     columns: list,  # those of its header
@@ -91,8 +96,6 @@ def write_predictions(
     return count
 
 # %% ../nbs/01b_results.ipynb #f62714c5
-NO_PREDICTION = ValueError, KeyError, TypeError, AttributeError, RecursionError
-
 def record_parsers(text, is_csv):
     "For each record of a file a function that parses it"
     if not is_csv:
@@ -103,6 +106,7 @@ def record_parsers(text, is_csv):
         return (partial(from_row, row, columns) for row in rows)
     raise ValueError('its columns are those of another version or program')
 
+# %% ../nbs/01b_results.ipynb #f62714c6
 def read_predictions(
     file,  # a path, .csv or another
     skip: bool = False,  # leave out damaged records
@@ -199,11 +203,12 @@ def about(
                 date=str(datetime.date.today()), seed=seed, n=n, model_sha256=sha256, **more)
 
 # %% ../nbs/01b_results.ipynb #f13f9594
-ABOUT = 'command commit versions device date seed n model_sha256'.split()
-
 def checksum(results):
     "SHA-256 of figures, as JSON with sorted keys"
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
+
+# %% ../nbs/01b_results.ipynb #f13f9595
+ABOUT = 'command commit versions device date seed n model_sha256'.split()
 
 def save_results(
     path,  # a JSON file
