@@ -58,7 +58,9 @@ class SpokenLanguageConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 # %% ../nbs/21_model.ipynb #020038
-def s2t_medium_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `SpokenLanguageConfig`
+def s2t_medium_config(
+    **kwargs,  # as for `SpokenLanguageConfig`
+) -> SpokenLanguageConfig:
     "The published size: the encoder of facebook/s2t-medium-mustc-multilingual-st"
     size = dict(d_model=512, encoder_layers=12, encoder_ffn_dim=2048, encoder_attention_heads=8,
                 conv_channels=1024, encoder_layerdrop=0., input_feat_per_channel=80,
@@ -221,7 +223,9 @@ _SIZES = ('d_model', 'encoder_layers', 'encoder_attention_heads', 'encoder_ffn_d
           'decoder_layers', 'decoder_attention_heads', 'decoder_ffn_dim', 'num_mel_bins',
           'max_source_positions', 'activation_function')
 
-def whisper_base_config(**kwargs) -> SpokenLanguageConfig:  # `kwargs`: as for `SpokenLanguageConfig`
+def whisper_base_config(
+    **kwargs,  # as for `SpokenLanguageConfig`
+) -> SpokenLanguageConfig:
     "The size of openai/whisper-base, with rows for 99 languages, Swiss German and non-speech"
     size = dict(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048)
     size |= {k.replace('encoder', 'decoder'): v for k, v in size.items() if 'encoder' in k}
