@@ -14,6 +14,7 @@ and nothing is tested.
 import http.server, json, os, shutil, subprocess, sys, tempfile, threading, time, urllib.request
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, soundfile as sf
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -93,8 +94,9 @@ class App:
     "The Gradio page, by its labels"
     def __init__(self, page): self.page = page
     def words(self): return self.page.get_by_label('In words').input_value()
-    def label(self): return self.page.get_by_test_id('label-output-value').inner_text().strip()
     def clear(self): self.page.get_by_label('Clear').first.click()
+    def label(self):
+        return self.page.get_by_test_id('label-output-value').inner_text().strip()
 
     def give(self, path):
         self.page.get_by_label('Upload file').click()
@@ -151,7 +153,8 @@ def choose_examples(page):
         button(page, name).click()
         App(page).wait(f'{name}, ')
     check('each example is classified correctly', True)
-    for name in ('Italian', 'French'): page.get_by_label(name, exact=True).check()
+    for name in ('Italian', 'French'):
+        page.get_by_label(name, exact=True).check()
     page.wait_for_function('document.querySelectorAll("[data-testid=label-output-value]").length '
                            '&& !document.body.innerText.includes("Swiss German (gsw)")')
     check('only candidates are answered', True)
@@ -287,7 +290,8 @@ def use_page(v, files):
     took = p.wait(' ms.', 60)
     check(f'an hour is classified ({took:.1f} s)', True)
     p.ask(files['both'])
-    for name in ('Italian', 'French'): v.get_by_label(name, exact=True).check()
+    for name in ('Italian', 'French'):
+        v.get_by_label(name, exact=True).check()
     p.wait('French, ')
     check('only candidates are answered', 'German' not in v.locator('#sl-bars').inner_text())
 
@@ -370,8 +374,8 @@ def main(name=None, *images):
     checks = dict(app=app, page=page, site=site, lab=lab)
     if name not in checks or len(images) > 1: sys.exit(__doc__)
     missing = None if CHROMIUM else 'there is no Chromium here (Debian: apt install chromium)'
-    try: import playwright  # noqa: F401
-    except ImportError: missing = 'playwright is not installed (pip install playwright)'
+    if not find_spec('playwright'):
+        missing = 'playwright is not installed (pip install playwright)'
     if missing: return print('skipped:', missing)
     checks[name](*images)
 

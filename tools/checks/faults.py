@@ -89,7 +89,9 @@ def export(times, rng, tmp):
     for _ in range(times):
         _, dead = killed_after(rng.uniform(3, 14), EXPORT, tmp/'model.onnx')
         killed += dead
-        try: LanguageClassifier.from_pretrained(tmp/'model.onnx').classify(CLIPS[0])
+        try:
+            clf = LanguageClassifier.from_pretrained(tmp/'model.onnx')
+            clf.classify(CLIPS[0])
         except ValueError: wrong += 1
     return dict(killed=killed, wrong=wrong)
 
@@ -111,7 +113,8 @@ class SlowServer(http.server.BaseHTTPRequestHandler):
         except OSError: pass  # the client was killed
 
 
-def contents(folder): return sorted(path.read_bytes() for path in folder.iterdir())
+def contents(folder):
+    return sorted(path.read_bytes() for path in folder.iterdir())
 
 
 def fetching(times, rng, tmp):
