@@ -84,8 +84,9 @@ def recall(wavs, prints):
 
 def false_pairs(wavs, prints, test, train):
     "Every pair over `test` and `train`, with the correlation of its samples"
-    searched, corpus = ([prints[i] for i in side] for side in (test, train))
-    found = near_duplicates(searched, corpus)
+    in_test = [prints[i] for i in test]
+    in_train = [prints[j] for j in train]
+    found = near_duplicates(in_test, in_train)
     rows = []
     for p in found.itertuples():
         i, j = test[p.a], train[p.b]

@@ -10,7 +10,8 @@ from pathlib import Path
 import av, numpy as np, soundfile as sf
 from spoken_lang import LanguageClassifier, load_audio
 
-RATE, SECONDS, SEED = 16_000, 6, 0
+RATE, SECONDS = 16_000, 6
+SEED = 0
 CODECS = dict(wav=None, flac=None, ogg=None, mp3='libmp3lame', m4a='aac')
 PACKAGES = 'spoken_lang', 'numpy', 'onnxruntime', 'soundfile', 'av', 'soxr'
 SIMD = 'avx', 'sse4', 'amx', 'fma'
@@ -42,8 +43,8 @@ def about(clf, command, n):
     "The code, the machine and the model of the figures"
     dirty = '-dirty' if git('status', '--porcelain', '-uno') else ''
     lines = Path('/proc/cpuinfo').read_text().splitlines()
-    cpu, flags = (next(line.split(':')[1].strip() for line in lines if line.startswith(key))
-                  for key in ('model name', 'flags'))
+    first = dict(line.split(':', 1) for line in reversed(lines) if ':' in line)  # processor
+    cpu, flags = (first[key].strip() for key in ('model name\t', 'flags\t\t'))
     simd = [flag for flag in flags.split() if flag.startswith(SIMD)]
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return dict(command=command, commit=git('rev-parse', 'HEAD') + dirty,
@@ -63,7 +64,8 @@ def answer_in(clf, wav, path):
 def measure(clf, minutes, places, rng, folder):
     "(rows of one length, a row for each place, background and container; statuses without speech)"
     speech = load_audio('nbs/samples/de/high.flac')[:SECONDS*RATE]
-    n, rows, alone = int(minutes*60*RATE), [], {}
+    rows, alone = [], {}
+    n = int(minutes*60*RATE)
     noise = rng.normal(0, .003, n).astype('float32')
     backgrounds = dict(silence=np.zeros(n, 'float32'), hiss=noise)
     for at in np.sort(rng.uniform(0, minutes*60 - SECONDS, places)).round(2):
