@@ -14,6 +14,7 @@ caught, or fewer than 95 % of all are.
 """
 import argparse, ast, hashlib, json, os, re, signal, subprocess, sys, tempfile, time, tomllib
 from contextlib import suppress
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from shutil import copyfile, copytree
@@ -21,6 +22,13 @@ from shutil import copyfile, copytree
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, RESULTS = Path(__file__).with_suffix('.toml'), ROOT/'nbs'/'results'/'mutants.json'
 SHARE = .95  # of the faults are to be caught
+LIBRARIES = '''
+    pandas scipy.signal sklearn.linear_model sklearn.model_selection sklearn.tree sklearn.metrics
+    matplotlib.pyplot soundfile soxr av torch torchaudio.compliance.kaldi torchaudio.functional
+    torch.utils.tensorboard torch.ao.quantization transformers.trainer transformers.models.auto
+    transformers.models.speech_to_text.modeling_speech_to_text torch.onnx onnxruntime.quantization
+    transformers.models.whisper.modeling_whisper onnxscript onnxruntime.quantization.shape_inference
+    tensorboard.backend.event_processing.event_accumulator gradio nbdev.test'''.split()
 
 
 def source(cell): return ''.join(cell['source'])
@@ -98,20 +106,61 @@ def snapshot(folder):
     return folder
 
 
+def preload():
+    "Import what the chapters import, so that the processes that are forked for tests need not"
+    os.environ['OMP_NUM_THREADS'] = '1'
+    for name in LIBRARIES:
+        with suppress(ImportError): import_module(name)
+
+
+def nbdev_tests(root, module, log):
+    "Run the tests of a chapter in this process, which ends with 0 where they pass"
+    os.setsid()
+    for stream in (1, 2): os.dup2(log.fileno(), stream)
+    os.chdir(root)
+    os.environ['PYTHONPATH'] = str(root)
+    sys.path.insert(0, str(root))
+    for name in list(sys.modules):
+        if name.split('.')[0] == 'spoken_lang': del sys.modules[name]
+    status = 1
+    try:
+        from nbdev.test import nbdev_test
+        nbdev_test(path=str(chapters(root)[module]), n_workers=0)
+        status = 0
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def ended(pid, seconds):
+    "The exit status of a process; None where it needs longer than so many seconds"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done: return os.waitstatus_to_exitcode(status)
+        time.sleep(.1)
+
+
+def last_error(log):
+    "The last line of a log that names an error, else the last line"
+    log.seek(0)
+    lines = log.read().decode(errors='replace').splitlines()
+    errors = [line for line in lines if re.match(r'\S*(Error|Exit|Interrupt)\b', line)]
+    return (errors or lines or [''])[-1]
+
+
 def run_tests(root, module, seconds):
-    "(whether the tests of a chapter pass, seconds they took, the last line that they printed)"
+    "(whether the tests of a chapter pass, seconds they took, the last error that they printed)"
     start = time.monotonic()
-    command = ['nbdev_test', '--path', str(chapters(root)[module]), '--n_workers', '0']
-    env = os.environ | dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1')
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
-    process = subprocess.Popen(command, cwd=root, env=env, start_new_session=True, **pipes)
-    try: out, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired: out = f'longer than {seconds} s'
-    with suppress(ProcessLookupError):  # end also what the tests left running
-        os.killpg(process.pid, signal.SIGKILL)
-    errors = [line for line in out.splitlines() if re.match(r'\S*(Error|Exit|Interrupt)\b', line)]
-    last = (errors or out.splitlines() or [''])[-1]
-    return process.wait() == 0, round(time.monotonic() - start, 1), last
+    with tempfile.TemporaryFile() as log:
+        pid = os.fork()
+        if not pid: nbdev_tests(root, module, log)
+        status = ended(pid, seconds)
+        with suppress(ProcessLookupError):  # end also what the tests left running
+            os.killpg(pid, signal.SIGKILL)
+        if status is None: os.waitpid(pid, 0)
+        last = f'longer than {seconds} s' if status is None else last_error(log)
+    return status == 0, round(time.monotonic() - start, 1), last
 
 
 def examine(base, module, seconds, fault=None):
@@ -184,6 +233,7 @@ def main():
         return print(f'{len(faults)} faults, each text is there once')
     chosen, order = chosen_faults(faults, options), list(chapters(ROOT))
     chosen.sort(key=lambda f: order.index(f['module']))
+    preload()
     with tempfile.TemporaryDirectory() as folder:
         base = snapshot(Path(folder)/'base')
         stored = {} if options.ci else stored_rows(faults, base)
