@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'COLOURS', 'OTHER_COLOUR', 'STATUSES', 'FIELDS', 'NOT_LANGUAGES', 'Language', 'language_name',
-           'find_language', 'Prediction', 'log_softmax', 'pool_windows', 'find_candidates', 'known_share',
-           'window_shares', 'evidence', 'decide']
+           'find_language', 'probability_bar', 'Prediction', 'log_softmax', 'pool_windows', 'find_candidates',
+           'known_share', 'window_shares', 'evidence', 'decide']
 
 # %% ../nbs/01_prediction.ipynb #451dfc47
 import difflib
@@ -16,11 +16,11 @@ from fastcore.basics import patch
 # %% ../nbs/01_prediction.ipynb #000007
 @dataclass(frozen=True)
 class Language:
-    "A language, by all the names it goes by"
-    code: str  # the code that answers carry, e.g. `de`
+    "A language, with all its names"
+    code: str  # the code in predictions, e.g. `de`
     iso639_3: str  # its three-letter code in ISO 639-3, e.g. `deu`
     name: str  # its English name
-    native: str  # its own name for itself
+    native: str  # its name in the language itself
     aliases: tuple = ()  # other spellings that are accepted, in lower case
 
 # %% ../nbs/01_prediction.ipynb #000009
@@ -29,7 +29,8 @@ LANGUAGES = {l.code: l for l in (
     Language('it', 'ita', 'Italian', 'Italiano', ('it-it',)),
     Language('fr', 'fra', 'French', 'Français', ('fre', 'fr-fr', 'francais')),
     Language('de', 'deu', 'German', 'Deutsch', ('ger', 'de-de', 'standard german', 'hochdeutsch')),
-    Language('gsw', 'gsw', 'Swiss German', 'Schwiizerdütsch', ('als', 'de-ch', 'gsw-ch', 'schweizerdeutsch', 'alemannic')))}
+    Language('gsw', 'gsw', 'Swiss German', 'Schwiizerdütsch',
+             ('als', 'de-ch', 'gsw-ch', 'schweizerdeutsch', 'alemannic')))}
 
 # %% ../nbs/01_prediction.ipynb #372f312d
 COLOURS = dict(en='#0072b2', it='#e69f00', fr='#009e73', de='#d55e00', gsw='#cc79a7')
@@ -46,7 +47,7 @@ def find_language(
     name: str,  # a code, a name or an alias, in any case
     known=None,  # codes to choose from; by default those of `LANGUAGES`
 ) -> str:  # the code
-    "The code of the language that goes by `name`; `ValueError` if there is none"
+    "The code of the language with this name; `ValueError` if there is none"
     known = list(LANGUAGES) if known is None else list(known)
     names = {}
     for code in known:
@@ -56,13 +57,11 @@ def find_language(
     if key in names: return names[key]
     near = difflib.get_close_matches(key, names, n=1)
     hint = f'Did you mean {near[0]!r}? ' if near else ''
-    raise ValueError(f'{name!r} is not a language this model knows. {hint}Choose from: {", ".join(known)}.')
+    raise ValueError(f'{name!r} is not a language this model knows. '
+                     f'{hint}Choose from: {", ".join(known)}.')
 
 # %% ../nbs/01_prediction.ipynb #000071
-STATUSES = dict(ok='', no_speech='no speech heard', too_short='too short to tell',
-                unknown_language='none of these languages', error='not read')
-
-def _bar(p, width=8):
+def probability_bar(p, width=8):
     "A bar of eighths of a block for a probability"
     full, eighth = divmod(round(p*width*8), 8)
     return '█'*full + ('▏▎▍▌▋▊▉'[eighth-1] if eighth else '')
@@ -70,58 +69,64 @@ def _bar(p, width=8):
 # %% ../nbs/01_prediction.ipynb #000073
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    "Which language is spoken, how surely, and if none can be named, why"
-    probabilities: dict = field(default_factory=dict)  # {code: p}, most probable first, sum 1; empty where nothing was heard
+    "Which language is spoken, with what confidence, and if none can be named, why"
+    probabilities: dict = field(default_factory=dict)  # {code: p}, highest first, sum 1; or empty
     status: str = 'ok'  # `ok`, `no_speech`, `too_short`, `unknown_language` or `error`
-    seconds: float = 0.  # how much of the recording was listened to, s
+    seconds: float = 0.  # how much of the recording was analysed, s
     path: str = None  # the file, where there is one
     error: str = None  # the message, where status is `error`
-    warning: str = None  # what is wrong with the recording, where it could be answered
-    speech: float = 1.  # probability that anybody speaks
-    known: float = 1.  # probability that, if somebody speaks, it is in one of the model's languages
-    outside: str = None  # the most probable language that is no candidate, where it is `unknown_language`
+    warning: str = None  # what is wrong with a recording that was classified
+    speech: float = 1.  # probability of speech
+    known: float = 1.  # probability that the speech is in one of the model's languages
+    outside: str = None  # the most probable other language, where it is `unknown_language`
     shares: dict = None  # {code: share of the speech}, where windows disagree
 
     @property
-    def language(self): return next(iter(self.probabilities), None) if self.status == 'ok' else None  # code or None
+    def language(self):  # code or None
+        return next(iter(self.probabilities), None) if self.status == 'ok' else None
     @property
-    def confidence(self): return self.probabilities.get(self.language, 0.)  # its probability
-    def top_k(self, k): return list(self.probabilities.items())[:k]  # the k most probable, [(code, p), ...]
+    def confidence(self): return self.probabilities.get(self.language, 0.)
+    def top_k(self, k):  # [(code, p), ...]
+        return list(self.probabilities.items())[:k]
 
 # %% ../nbs/01_prediction.ipynb #000077
+STATUSES = dict(ok='', no_speech='no speech detected', too_short='too short to tell',
+                unknown_language='none of these languages', error='not read')
+
 @patch
 def __repr__(self:Prediction):
     if self.status == 'error': return self.error or STATUSES['error']
     top = [(c, p) for c, p in self.top_k(3) if p >= .005]
-    bars = ' | '.join(f'{language_name(c)} {_bar(p)} {p:.2f}' for c, p in top)
-    return bars if self.status == 'ok' else STATUSES[self.status] + (f' ({bars})' if bars else '')
+    bars = ' | '.join(f'{language_name(c)} {probability_bar(p)} {p:.2f}' for c, p in top)
+    if self.status == 'ok': return bars
+    return STATUSES[self.status] + (f' ({bars})' if bars else '')
 
 # %% ../nbs/01_prediction.ipynb #000079
-_ROW = ('<tr><td>{}</td><td style="width:12em"><div style="background:{};height:.8em;width:{:.0f}%">'
-        '</div></td><td>{:.2f}</td></tr>')
-
 @patch
 def _repr_html_(self:Prediction):
     import html
-    head = '' if self.status == 'ok' else f'<p><b>{html.escape(self.error or STATUSES[self.status])}</b></p>'
-    rows = [_ROW.format(html.escape(language_name(c)), COLOURS.get(c, OTHER_COLOUR), 100*p, p)
-            for c, p in self.probabilities.items()]
-    return f'{head}<table>{"".join(rows)}</table>'
+    parts = []
+    if self.status != 'ok':
+        parts.append(f'<p><b>{html.escape(self.error or STATUSES[self.status])}</b></p>')
+    parts.append('<table>')
+    for code, p in self.probabilities.items():
+        style = f'background:{COLOURS.get(code, OTHER_COLOUR)};height:.8em;width:{100*p:.0f}%'
+        parts.append(f'<tr><td>{html.escape(language_name(code))}</td><td style="width:12em">'
+                     f'<div style="{style}"></div></td><td>{p:.2f}</td></tr>')
+    return ''.join([*parts, '</table>'])
 
 # %% ../nbs/01_prediction.ipynb #000081
-FIELDS = ('status', 'language', 'confidence', 'probabilities', 'speech', 'known', 'outside', 'shares', 'seconds',
-          'warning', 'path', 'error')
-_DIGITS = dict(confidence=4, probabilities=4, speech=4, known=4, shares=4, seconds=2)
-
-def _rounded(value, digits):
-    if isinstance(value, dict): return {k: round(v, digits) for k, v in value.items()}
-    return value if value is None else round(value, digits)
+FIELDS = ('status', 'language', 'confidence', 'probabilities', 'speech', 'known', 'outside',
+          'shares', 'seconds', 'warning', 'path', 'error')
 
 @patch
 def to_dict(self:Prediction) -> dict:  # {field: value}, which `json` can write
     "The fields of `FIELDS`, in plain types; numbers are rounded"
     d = {f: getattr(self, f) for f in FIELDS}
-    return d | {f: _rounded(d[f], n) for f, n in _DIGITS.items()}
+    for f in ('confidence', 'speech', 'known'): d[f] = round(d[f], 4)
+    for f in ('probabilities', 'shares'):
+        if d[f] is not None: d[f] = {k: round(v, 4) for k, v in d[f].items()}
+    return d | dict(seconds=round(self.seconds, 2))
 
 # %% ../nbs/01_prediction.ipynb #7c0b51a1
 def log_softmax(
@@ -133,22 +138,23 @@ def log_softmax(
     return x - np.logaddexp.reduce(x, axis=-1, keepdims=True)
 
 # %% ../nbs/01_prediction.ipynb #141bd781
-NOT_LANGUAGES = 'other', 'none'  # labels that are no language: one outside the model's languages; no speech
+NOT_LANGUAGES = 'other', 'none'  # labels: a language outside the model's; no speech
 
 def pool_windows(
     rows: np.ndarray,  # (windows, labels), log-probabilities
     labels: list,
 ) -> tuple:  # ((labels,) mean log-probabilities, (windows,) probability of speech)
     "Average windows, weighted by their probability of speech"
-    speech = 1 - np.exp(rows[:, labels.index('none')]) if 'none' in labels else np.ones(len(rows))
+    speech = np.ones(len(rows))
+    if 'none' in labels: speech = 1 - np.exp(rows[:, labels.index('none')])
     return speech@rows/max(speech.sum(), 1e-9), speech
 
 # %% ../nbs/01_prediction.ipynb #061f92ed
 def find_candidates(
     labels: list,  # the model's labels
-    languages=None,  # the only candidates, by any name: a list, `'de,gsw'`, or `'all'` the model's languages
-    priors: dict = None,  # {language: prior probability}; without `languages`, these are the candidates
-    default=None,  # codes of the candidates where neither is given; None is all the model's languages
+    languages=None,  # the only candidates, by any name: a list, `'de,gsw'`, or `'all'`
+    priors: dict = None,  # {language: prior}; without `languages`, these are the candidates
+    default=None,  # candidates where neither is given; None is all the model's languages
 ) -> tuple:  # (codes, (codes,) logarithms of their priors)
     "Candidates and priors by their codes; `ValueError` for an unknown language or a prior below 0"
     known = [l for l in labels if l not in NOT_LANGUAGES]
@@ -156,18 +162,19 @@ def find_candidates(
     if isinstance(languages, str): languages = languages.split(',')
     codes = [find_language(l, known) for l in (languages or priors or default or known)]
     prior = {find_language(l, known): p for l, p in (priors or {}).items()}
-    if any(not 0 <= p < np.inf for p in prior.values()) or prior and not any(prior.get(c, 0) for c in codes):
+    if not prior: return codes, np.zeros(len(codes))  # all equal
+    p = [prior.get(c, 0.) for c in codes]
+    if not all(0 <= x < np.inf for x in prior.values()) or not any(p):
         raise ValueError(f'priors must be finite, 0 or more, and one above 0; got {priors}.')
-    with np.errstate(divide='ignore'):
-        return codes, np.log([prior.get(c, 0.) if prior else 1. for c in codes])
+    with np.errstate(divide='ignore'): return codes, np.log(p)
 
 # %% ../nbs/01_prediction.ipynb #322b766b
 def known_share(
     mean: np.ndarray,  # (labels,), mean log-probabilities
     labels: list,
     codes: list,  # the candidates
-) -> tuple:  # (probability of a language that can be answered, most probable language outside or None)
-    "Weigh the languages that can be answered against those outside"
+) -> tuple:  # (probability of a known language, most probable language outside or None)
+    "Probability of the known languages against those outside"
     p = dict(zip(labels, np.exp(mean)))
     languages = [l for l in labels if l not in NOT_LANGUAGES]
     if 'other' in labels: inside, outside = languages, ['other']
@@ -183,7 +190,8 @@ def window_shares(
     codes: list,  # the candidates
 ) -> dict | None:  # {code: share}, the largest first; None where the windows agree
     "Each candidate's share of the speech"
-    spoken, best, shares = speech >= .5, scores.argmax(1), {}
+    spoken, best = speech >= .5, scores.argmax(1)
+    shares = {}
     for k in np.unique(best[spoken]):
         shares[codes[k]] = float(speech[spoken & (best == k)].sum()/speech[spoken].sum())
     return dict(sorted(shares.items(), key=lambda x: -x[1])) if len(shares) > 1 else None
@@ -201,13 +209,13 @@ def evidence(
 
 # %% ../nbs/01_prediction.ipynb #8c62f11a
 def decide(
-    logits,  # (windows, labels), raw outputs of the network; no rows where the recording is too short
-    labels: list,  # names of the columns: languages, and `other` and `none` where the model has them
+    logits,  # (windows, labels), raw outputs; no rows where the recording is too short
+    labels: list,  # of the columns: languages, and `other` and `none` where the model has them
     *,
     temperature: float = 1.,  # the logits are divided by it
-    min_speech: float = .5,  # `no_speech` where the probability of speech stays below it; higher refuses more
-    min_known: float = .5,  # `unknown_language` where `known` is below it; higher refuses more
-    min_evidence: float = None,  # `unknown_language` where `evidence` is below it; higher refuses more
+    min_speech: float = .5,  # `no_speech` where the probability of speech is below it
+    min_known: float = .5,  # `unknown_language` where `known` is below it
+    min_evidence: float = None,  # `unknown_language` where `evidence` is below it
     languages=None, priors: dict = None, default=None,  # candidates, see `find_candidates`
     seconds: float = 0.,  # how much of the recording was analysed
 ) -> Prediction:
@@ -218,11 +226,14 @@ def decide(
     mean, speech = pool_windows(rows, labels)
     known, outside = known_share(mean, labels, codes)
     result = dict(seconds=seconds, speech=float(speech.max()), known=known)
-    if speech.max() < min_speech: return Prediction(status='no_speech', **result)
+    if speech.max() < min_speech:
+        return Prediction(status='no_speech', **result)
     columns = [labels.index(c) for c in codes]
     p = np.exp(log_softmax(mean[columns] + log_prior))
     result['probabilities'] = dict(sorted(zip(codes, p.tolist()), key=lambda x: -x[1]))
-    if known < min_known: return Prediction(status='unknown_language', outside=outside, **result)
+    if known < min_known:
+        return Prediction(status='unknown_language', outside=outside, **result)
     if min_evidence is not None and evidence(logits, labels, speech) < min_evidence:
         return Prediction(status='unknown_language', **result)
-    return Prediction(shares=window_shares(rows[:, columns] + log_prior, speech, codes), **result)
+    shares = window_shares(rows[:, columns] + log_prior, speech, codes)
+    return Prediction(shares=shares, **result)
