@@ -30,11 +30,12 @@ def save_changes(
     pretrained,  # the Whisper with which training began: a name on the hub or a folder
     path,  # the safetensors file to write
 ) -> Path:
-    "Write the difference between a trained network and its Whisper in float16, with the configuration"
+    "Write the difference between a trained network and its Whisper in float16, with the config"
     begin, changes = pretrained_state(model.config, pretrained), {}
     for k, v in model.state_dict().items():
         change = v.cpu() - begin.get(k, torch.zeros_like(v))
-        if change.any(): changes[k] = change.half() if change.is_floating_point() else change
+        if not change.any(): continue
+        changes[k] = change.half() if change.is_floating_point() else change
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(changes, path, metadata=dict(config=model.config.to_json_string()))
@@ -46,11 +47,13 @@ def load_changes(
     pretrained,  # the same Whisper
 ) -> SpokenLanguageClassifier:
     "The trained network again"
-    if not Path(path).exists(): raise ValueError(f'{path}: no such file. Give one of `save_changes`.')
+    if not Path(path).exists():
+        raise ValueError(f'{path}: no such file. Give one of `save_changes`.')
     with safe_open(path, 'pt') as f:
         config = SpokenLanguageConfig.from_dict(json.loads(f.metadata()['config']))
         changes = {k: f.get_tensor(k) for k in f.keys()}
     begin, model = pretrained_state(config, pretrained), SpokenLanguageClassifier(config)
     state = {k: begin.get(k, torch.zeros_like(v)) for k, v in model.state_dict().items()}
-    model.load_state_dict(state | {k: (state[k] + v).to(state[k].dtype) for k, v in changes.items()})
+    for k, change in changes.items(): state[k] = (state[k] + change).to(state[k].dtype)
+    model.load_state_dict(state)
     return model.eval()

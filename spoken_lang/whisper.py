@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoder
 from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPER_NAMES
 
-# %% ../nbs/20b_whisper.ipynb #02b018e7
+# %% ../nbs/20b_whisper.ipynb #20b00001
 def key_bias(
-    mask,  # (batch, 1, keys), 1 where there is sound
+    mask,  # (batch, 1, keys), 0 where there is padding
 ) -> torch.Tensor:  # (batch, 1, 1, keys): 0, and -10,000 where there is padding
     "What is added to attention scores so that padded keys get no weight"
     return (mask[:, None] - 1)*1e4
 
+# %% ../nbs/20b_whisper.ipynb #02b018e7
 class MaskedWhisperEncoder(WhisperEncoder):
     "Transformers' Whisper encoder for clips of any length up to 30 s"
     def forward(self,
@@ -43,7 +44,8 @@ def one_query_attention(
 ) -> torch.Tensor:  # (batch, channels)
     "Cross-attention of one query, without projecting the frames"
     n, head = attention.num_heads, attention.head_dim
-    own = torch.eye(n, device=x.device, dtype=x.dtype).repeat_interleave(head, 1)  # (heads, channels)
+    own = torch.eye(n, device=x.device, dtype=x.dtype)
+    own = own.repeat_interleave(head, 1)  # (heads, channels)
     query = (attention.q_proj(x)*attention.scaling)[:, None]*own  # (batch, heads, channels)
     query = query @ attention.k_proj.weight
     weights = (query @ frames.transpose(1, 2) + bias).softmax(2)  # (batch, heads, frames)
@@ -52,12 +54,16 @@ def one_query_attention(
 
 # %% ../nbs/20b_whisper.ipynb #02b025e7
 class StartTokenLayer(WhisperDecoderLayer):
-    "A layer of Whisper's decoder for the first token; query and key of its self-attention have no effect"
+    "A layer of Whisper's decoder for the first token, without query and key of self-attention"
     def __init__(self, config):
         super().__init__(config, layer_idx=0)
         del self.self_attn.q_proj, self.self_attn.k_proj
 
-    def forward(self, x, frames, bias):  # (batch, channels), (batch, frames, channels), (batch, 1, frames)
+    def forward(self,
+        x,  # (batch, channels)
+        frames,  # (batch, frames, channels)
+        bias,  # (batch, 1, frames), see `key_bias`
+    ) -> torch.Tensor:  # (batch, channels)
         own, cross = self.self_attn, self.encoder_attn
         x = x + own.out_proj(own.v_proj(self.self_attn_layer_norm(x)))
         x = x + one_query_attention(cross, self.encoder_attn_layer_norm(x), frames, bias)
@@ -65,14 +71,17 @@ class StartTokenLayer(WhisperDecoderLayer):
 
 # %% ../nbs/20b_whisper.ipynb #02b026e7
 class StartTokenDecoder(nn.Module):
-    "Whisper's decoder at the start token: the vector that is compared with the rows of the languages"
+    "Whisper's decoder at the start token: the vector that is multiplied with the rows of languages"
     def __init__(self, config):
         super().__init__()
         self.start = nn.Parameter(torch.zeros(config.d_model))  # token and first position, added
         self.layers = nn.ModuleList([StartTokenLayer(config) for _ in range(config.decoder_layers)])
         self.layer_norm = nn.LayerNorm(config.d_model)
 
-    def forward(self, frames, mask):  # (batch, frames, channels), (batch, 1, frames) -> (batch, channels)
+    def forward(self,
+        frames,  # (batch, frames, channels)
+        mask,  # (batch, 1, frames)
+    ) -> torch.Tensor:  # (batch, channels)
         x, bias = self.start[None], key_bias(mask)[:, 0]
         for layer in self.layers: x = layer(x, frames, bias)
         return self.layer_norm(x)
@@ -95,19 +104,19 @@ def load_decoder(
 def whisper_languages(
     vocab_size: int = 51865,
 ) -> list:  # 99 ISO codes in the order of the tokens, 100 for large-v3
-    "The languages of a multilingual Whisper, told from the size of its vocabulary; `ValueError` for another"
-    n = vocab_size - 51766  # the tokens that are no languages
+    "The languages of a multilingual Whisper with this vocabulary; `ValueError` for another"
+    n = vocab_size - 51766  # the other tokens
     if n not in (99, 100):
-        raise ValueError(f'a Whisper with {vocab_size} tokens is not multilingual (51865 or 51866 tokens). '
-                         'Take one without ".en" in its name.')
+        raise ValueError(f'a Whisper with {vocab_size} tokens is not multilingual '
+                         '(51865 or 51866 tokens). Take one without ".en" in its name.')
     return [dict(jw='jv').get(code, code) for code in list(WHISPER_NAMES)[:n]]
 
 # %% ../nbs/20b_whisper.ipynb #02b033e7
 def whisper_rows(
     whole,  # a `WhisperForConditionalGeneration`
-    labels: list,  # the classes
+    labels: list,  # the classes; `gsw` takes the row of German, `none` that of no speech
 ) -> torch.Tensor:  # (labels, channels)
-    "First rows of a head: of the language; of German for `gsw`, of no speech for `none`, the mean for any other"
+    "Initial rows of a head: those of the languages, and their mean for a language without a token"
     codes = whisper_languages(whole.config.vocab_size)
     rows = whole.model.decoder.embed_tokens.weight.detach()[START_TOKEN + 1:]
     known = dict(zip(codes, rows))
