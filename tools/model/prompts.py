@@ -1,10 +1,12 @@
-"""A training shard from the telephone prompts of Debian's Asterisk packages: six people, in English, French, Italian and Russian.
+"""A training shard from the telephone prompts of Debian's Asterisk packages.
 
-    apt-get download asterisk-core-sounds-{en,fr,it,ru}-wav asterisk-prompt-it-menardi-wav asterisk-prompt-fr-armelle
+    apt-get download asterisk-core-sounds-{en,fr,it,ru}-wav
+    apt-get download asterisk-prompt-it-menardi-wav asterisk-prompt-fr-armelle
     for package in *.deb; do dpkg -x $package prompts; done
     python tools/model/prompts.py prompts/usr/share/asterisk/sounds OUT.parquet
 
-Prompts are short, so those of one voice are strung together to clips of 3 s or more. Needs soundfile, soxr, numpy and pyarrow.
+Six people speak English, French, Italian and Russian. Prompts are short, so those of one voice are joined
+to clips of 3 s or more. Needs soundfile, soxr, numpy and pyarrow.
 """
 import io, sys
 from pathlib import Path
@@ -21,27 +23,42 @@ NO_LANGUAGE = {'letters', 'phonetic', 'silence', 'ICAO'}  # folders of letters, 
 SECONDS, GAP = 3., .15
 
 
-def strung(paths):
+def joined(paths):
     "(names, wave) of prompts that together last long enough"
-    names, waves, seconds = [], [], 0.
+    gap = np.zeros(int(GAP*16_000), 'float32')
+    names, waves = [], []
+    seconds = 0.
     for path in paths:
         wav, rate = sf.read(path, dtype='float32')
         if len(wav) < .3*rate or not wav.any(): continue
-        names.append(path.stem); waves += [soxr.resample(wav, rate, 16_000), np.zeros(int(GAP*16_000), 'float32')]
+        names.append(path.stem)
+        waves += [soxr.resample(wav, rate, 16_000), gap]
         seconds += len(wav)/rate + GAP
         if seconds >= SECONDS:
             yield names, np.concatenate(waves[:-1])
-            names, waves, seconds = [], [], 0.
+            names, waves = [], []
+            seconds = 0.
+
+
+def prompts(folder):
+    "Paths of the prompts that have words"
+    for path in sorted(Path(folder).rglob('*')):
+        if path.suffix in ('.wav', '.gsm') and not NO_LANGUAGE & set(path.parts):
+            yield path
 
 
 def rows(folder):
+    "Clips of all voices in the layout of the corpus"
     for voice, (language, source, license) in VOICES.items():
-        paths = sorted(p for p in (Path(folder)/voice).rglob('*') if p.suffix in ('.wav', '.gsm') and not NO_LANGUAGE & set(p.parts))
+        paths = list(prompts(Path(folder)/voice))
         assert paths, f'{folder}/{voice} is not there'
-        for names, wav in strung(paths):
+        for names, wav in joined(paths):
             sf.write(buffer := io.BytesIO(), wav, 16_000, format='OGG', subtype='OPUS')
-            yield dict(audio=dict(bytes=buffer.getvalue(), path=f'{voice}/{names[0]}'), lang=language, kind='human', role='train', source=source,
-                       speaker=f'{source}/{voice}', recording=f'{voice}/{"+".join(names)}', seconds=len(wav)/16_000, license=license, origin='Debian')
+            audio = dict(bytes=buffer.getvalue(), path=f'{voice}/{names[0]}')
+            yield dict(
+                audio=audio, lang=language, kind='human', role='train', source=source,
+                speaker=f'{source}/{voice}', recording=f'{voice}/{"+".join(names)}',
+                seconds=len(wav)/16_000, license=license, origin='Debian')
 
 
 if __name__ == '__main__':
