@@ -1,5 +1,5 @@
-// How logits become a prediction: the same as `decide` of spoken_lang.core (nbs/00_core.ipynb), and tested by the same vectors,
-// nbs/results/decide.json (nbs/try_it.ipynb).
+// Turn logits into a prediction, as `decide` of spoken_lang.prediction (nbs/01_prediction.ipynb) does.
+// The test vectors in nbs/results/decide.json test both (nbs/try_it.ipynb).
 const sum = x => x.reduce((a, b) => a + b, 0)
 const isLanguage = label => label !== 'other' && label !== 'none'
 
@@ -8,7 +8,7 @@ export function logSoftmax(logits, temperature = 1) {
   return x.map(v => v - total)
 }
 
-function candidates(labels, {languages, priors, default: usual}) {  // [codes, logarithms of their priors]
+function candidates(labels, {languages, priors, default: usual}) {  // [codes of the candidates, logarithms of their priors]
   const all = labels.filter(isLanguage)
   const asked = languages === 'all' ? all : languages?.length ? languages : null
   const given = priors && Object.keys(priors).length ? priors : null
@@ -16,7 +16,7 @@ function candidates(labels, {languages, priors, default: usual}) {  // [codes, l
   return [codes, codes.map(c => Math.log(given ? given[c] ?? 0 : 1))]
 }
 
-function knownShare(mean, labels, codes) {  // [probability of a language that can be answered, most probable one outside]
+function knownShare(mean, labels, codes) {  // [probability of a known language, most probable one outside]
   const p = Object.fromEntries(labels.map((l, i) => [l, Math.exp(mean[i])])), all = labels.filter(isLanguage)
   const other = labels.includes('other'), inside = other ? all : codes
   const outside = other ? ['other'] : all.filter(l => !codes.includes(l))

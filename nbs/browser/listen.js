@@ -1,5 +1,6 @@
-// The page "Try it": which language is spoken in a recording, without a server. The log-mel is inside the ONNX file, so that
-// all there is to do here is to decode and to cut windows as spoken_lang.inference does (nbs/03_inference.ipynb); see also decide.mjs.
+// The page "Try it": classify a recording without a server. The ONNX file computes the log-mel features.
+// This file decodes and cuts windows as spoken_lang.inference does (nbs/03_inference.ipynb);
+// decide.mjs turns logits into a prediction.
 import * as ort from './ort/ort.wasm.min.mjs'
 import {decide, logSoftmax} from './decide.mjs'
 
@@ -9,7 +10,7 @@ const sum = x => x.reduce((a, b) => a + b, 0)
 
 // {labels, decision (options of `decide`), languages (the candidates), names, colours}
 const about = await fetch(here('model.json')).then(r => r.json())
-let session  // of onnxruntime, opened when it is first needed
+let session  // of onnxruntime, opened at the first recording
 
 async function load() {
   ort.env.wasm.wasmPaths = here('ort/')
@@ -17,7 +18,7 @@ async function load() {
   return ort.InferenceSession.create(here('model.onnx'))
 }
 
-async function decode(buffer) {  // any format that the browser knows → Float32Array, 16 kHz, mono
+async function decode(buffer) {  // any format that the browser can decode → Float32Array, 16 kHz, mono
   const decoded = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(buffer)
   if (decoded.duration > 60*MAX_MINUTES) throw new Error(`The recording is longer than ${MAX_MINUTES} minutes. Give a part of it.`)
   return mono(Array.from({length: decoded.numberOfChannels}, (_, c) => decoded.getChannelData(c)))
@@ -31,7 +32,7 @@ function levelRange(x) {  // dB between the loud and the quiet 20 ms frames
   return 10*Math.log10(frames[Math.floor(.95*(frames.length - 1))]/frames[Math.floor(.1*(frames.length - 1))])
 }
 
-function mono(channels) {  // steady channels beside speech are left out; the loudest where the mean of the others cancels
+function mono(channels) {  // mean of the channels whose level varies; the loudest where they cancel
   if (channels.length === 1) return channels[0]
   const varied = channels.filter(c => levelRange(c) > 5), used = varied.length ? varied : channels
   const mean = used[0].map((_, i) => sum(used.map(c => c[i]))/used.length)
@@ -39,7 +40,7 @@ function mono(channels) {  // steady channels beside speech are left out; the lo
   return power(mean) < .4*power(loudest) ? loudest : mean
 }
 
-function* windows(wav, size) {  // a short tail is shared with the window before it
+function* windows(wav, size) {  // what is left after whole windows is one window, or two of equal length
   let at = 0
   for (; wav.length - at >= 2*size; at += size) yield wav.subarray(at, at + size)
   const rest = wav.subarray(at), half = rest.length >> 1
@@ -47,7 +48,7 @@ function* windows(wav, size) {  // a short tail is shared with the window before
   else if (rest.length) yield rest
 }
 
-function* spread(wav, size) {  // each stretch of a long recording once, the first ones from all over it
+function* spread(wav, size) {  // each part of a long recording once, in an order that covers all of it early
   const n = Math.ceil(wav.length/size), seen = new Set()
   for (let i = 0; seen.size < n; i++) {
     const k = Math.floor(i*.6180339887498949 % 1*n)
@@ -56,7 +57,7 @@ function* spread(wav, size) {  // each stretch of a long recording once, the fir
   }
 }
 
-async function windowLogits(wav) {  // logits of a window; null is too short
+async function windowLogits(wav) {  // logits of a window; null where it is too short
   let a = 0, b = wav.length
   while (a < b && Math.abs(wav[a]) <= SILENCE) a++
   while (b > a && Math.abs(wav[b - 1]) <= SILENCE) b--
@@ -71,7 +72,7 @@ async function windowLogits(wav) {  // logits of a window; null is too short
 const none = about.labels.indexOf('none')
 const speechOf = row => none < 0 ? 1 : 1 - Math.exp(logSoftmax(row, about.decision.temperature)[none])
 
-function settled(rows, least = 4, sure = 4) {  // one label is ahead of every other by four standard errors
+function settled(rows, least = 4, sure = 4) {  // the mean logit of one label exceeds every other by four standard errors
   if (rows.length < least) return false
   const mean = about.labels.map((_, i) => sum(rows.map(r => r[i]))/rows.length), best = mean.indexOf(Math.max(...mean))
   return about.labels.every((_, i) => {
@@ -99,8 +100,9 @@ export async function classify(buffer, only = []) {
 
 // The page
 
-const WORDS = {no_speech: 'I hear no speech. Is the microphone on?', too_short: 'That was too short. Half a second is the least.',
-               unknown_language: 'Somebody speaks, but none of these languages.'}
+const WORDS = {no_speech: 'No speech detected. Is the microphone on?',
+               too_short: 'The recording is too short. Half a second is the minimum.',
+               unknown_language: 'The speech is in none of these languages.'}
 const root = document.getElementById('spoken-lang')
 root.innerHTML = `
   <p><button id="sl-record" type="button">● Record</button>
@@ -115,7 +117,7 @@ let last, recorder
 
 async function show() {
   if (!last) return
-  words.textContent = session ? 'Listening …' : 'Fetching the model …'
+  words.textContent = session ? 'Classifying …' : 'Fetching the model …'
   const only = [...root.querySelectorAll('fieldset input:checked')].map(i => i.value), start = performance.now()
   try {
     const p = await classify(last.slice(0), only), ms = Math.round(performance.now() - start)
@@ -142,7 +144,7 @@ root.querySelector('fieldset').onchange = show
 find('#sl-record').onclick = async ({target}) => {
   if (recorder?.state === 'recording') return recorder.stop()
   try { recorder = new MediaRecorder(await navigator.mediaDevices.getUserMedia({audio: true})) }
-  catch { words.textContent = 'The microphone is not to be had. Allow it in the address bar, or choose a file.'; return }
+  catch { words.textContent = 'The microphone cannot be used. Allow it in the address bar, or choose a file.'; return }
   const parts = []
   recorder.ondataavailable = e => parts.push(e.data)
   recorder.onstop = () => {

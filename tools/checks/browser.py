@@ -30,7 +30,7 @@ OPTIONS = '''
 SIZES = dict(desktop=(1280, 900), phone=(390, 844))
 LOOKS = [(size, dark) for size in SIZES for dark in (False, True)]
 # what the pages say
-NO_SPEECH = 'I hear no speech'
+NO_SPEECH = 'No speech detected'
 NO_RECORDING = 'not a recording that can be read'
 NO_RECORDING_HERE = 'not a recording that this browser can read'
 

@@ -58,26 +58,31 @@ def enclosing(code, at):
     return [node.name for node in nodes if node.lineno <= line <= node.end_lineno]
 
 
-def mistake(fault, book):
+def places(old, books):
+    "[(module, names of the functions and classes around it)] where an old text is exported"
+    found = []
+    for module, book in books.items():
+        for code in map(source, filter(is_exported, book['cells'])):
+            starts = [match.start() for match in re.finditer(re.escape(old), code)]
+            found += [(module, enclosing(code, at)) for at in starts]
+    return found
+
+
+def mistake(fault, books):
     "What is wrong with a fault of the table, or None"
-    cells = [source(cell) for cell in book['cells'] if is_exported(cell)]
-    found = [code for code in cells for _ in range(code.count(fault['old']))]
-    if len(found) != 1:
-        return f'{fault["old"]!r} is {len(found)} times in {fault["module"]}, not once'
-    names = enclosing(found[0], found[0].index(fault['old']))
-    if fault['function'] not in names and names:
-        return f'{fault["old"]!r} is in {" and ".join(names)}, not in {fault["function"]}'
+    found = places(fault['old'], books)
+    here = [names for module, names in found if module == fault['module']]
+    if len(here) == 1 and (not here[0] or fault['function'] in here[0]): return None
+    where = '; '.join(f'{module}: {" ".join(names)}' for module, names in found) or 'nowhere'
+    return f'{fault["old"]!r} is not once in {fault["function"]} of {fault["module"]}, but in {where}'
 
 
 def check_table(faults, root):
     "`SystemExit` that lists the faults whose old text is not found exactly once"
     books = {module: read(path) for module, path in chapters(root).items()}
-    wrong = [f'{f["name"]}: no module {f["module"]}' for f in faults if f['module'] not in books]
-    for fault in faults:
-        if fault['module'] not in books: continue
-        what = mistake(fault, books[fault['module']])
-        if what: wrong.append(f'{fault["name"]}: {what}')
-    missing = set(books) - {f['module'] for f in faults}
+    found = {fault['name']: mistake(fault, books) for fault in faults}
+    wrong = [f'{name}: {what}' for name, what in found.items() if what]
+    missing = set(books) - {fault['module'] for fault in faults}
     wrong += [f'{module}: no fault for this chapter' for module in sorted(missing)]
     if wrong: sys.exit('\n'.join([*wrong, f'Correct {TABLE.name}.']))
 
