@@ -137,16 +137,6 @@ def logits(self:LanguageClassifier,
     "The network's output for one window"
     return self.session.run(None, dict(wavs=wav[None], lengths=np.array([len(wav)])))[0][0]
 
-# %% ../nbs/03_inference.ipynb #060024
-@patch
-def speech_probability(self:LanguageClassifier,
-    logits: np.ndarray,  # (labels,), raw, of one window
-) -> float:  # 1 where the model has no label `none`
-    "The probability that a window holds speech"
-    if 'none' not in self.labels: return 1.
-    row = log_softmax(logits, self.decision.get('temperature', 1.))
-    return 1 - float(np.exp(row[self.labels.index('none')]))
-
 # %% ../nbs/03_inference.ipynb #0600a1
 def read_windows(
     source,  # a path, bytes, a file object, or (array, rate)
@@ -181,18 +171,15 @@ def separate_channels(
                          'choose one with channel=0, 1, ...')
         yield sources
 
-# %% ../nbs/03_inference.ipynb #060029
-def windows_agree(
-    rows,  # (windows, labels), logits of windows of speech
-    min_windows: int = 4,
-    min_standard_errors: float = 4.,  # of the mean difference between the first label and another
-) -> bool:
-    "Whether windows prefer one label to every other by a wide margin"
-    if len(rows) < min_windows: return False
-    best = np.mean(rows, 0).argmax()
-    ahead = np.delete(np.array(rows)[:, [best]] - rows, best, axis=1)
-    error = ahead.std(0, ddof=1)/np.sqrt(len(rows))
-    return bool((ahead.mean(0) > min_standard_errors*error).all())
+# %% ../nbs/03_inference.ipynb #060024
+@patch
+def speech_probability(self:LanguageClassifier,
+    logits: np.ndarray,  # (labels,), raw, of one window
+) -> float:  # 1 where the model has no label `none`
+    "The probability that a window holds speech"
+    if 'none' not in self.labels: return 1.
+    row = log_softmax(logits, self.decision.get('temperature', 1.))
+    return 1 - float(np.exp(row[self.labels.index('none')]))
 
 # %% ../nbs/03_inference.ipynb #060026
 @patch
@@ -213,6 +200,19 @@ def analyse_windows(self:LanguageClassifier,
         speech += duration*max(likely, default=0)
         if speech >= max_speech_seconds or new and windows_agree(spoken): break
     return np.array(spoken or rows), seconds
+
+# %% ../nbs/03_inference.ipynb #060029
+def windows_agree(
+    rows,  # (windows, labels), logits of windows of speech
+    min_windows: int = 4,
+    min_standard_errors: float = 4.,  # of the mean difference between the first label and another
+) -> bool:
+    "Whether windows prefer one label to every other by a wide margin"
+    if len(rows) < min_windows: return False
+    best = np.mean(rows, 0).argmax()
+    ahead = np.delete(np.array(rows)[:, [best]] - rows, best, axis=1)
+    error = ahead.std(0, ddof=1)/np.sqrt(len(rows))
+    return bool((ahead.mean(0) > min_standard_errors*error).all())
 
 # %% ../nbs/03_inference.ipynb #060037
 @patch

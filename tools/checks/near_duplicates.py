@@ -4,11 +4,11 @@
 
 Writes nbs/results/near_duplicates.json and nbs/results/audit.json. One core, about 15 minutes.
 
-Recall: 200 clips are drawn. Of each a copy is made that begins up to 0.5 s later (never more than a third
-of the clip), is up to 26 dB softer, went through one of five codecs, and every second one is put between
-parts of two other clips. Each copy is searched for in the whole corpus.
-False pairs: all clips of `test` are searched for in `train`. Each pair that is found is compared by the
-correlation of its samples; below .5 it is no copy.
+Recall: 200 clips are drawn. A copy of each is made that begins up to 0.5 s later (never more than a
+third of the clip), is up to 26 dB softer, and is coded by one of five codecs; every second copy is
+put between parts of two other clips. Each copy is searched for in the whole corpus.
+False pairs: all clips of `test` are searched for in `train`. Each pair that is found is compared by
+the correlation of its samples; below .5 it is no copy.
 """
 import io, sys, time
 from pathlib import Path
@@ -23,23 +23,26 @@ from spoken_lang.manifest import read_parquet
 from spoken_lang.audit import audit_splits, fingerprint, near_duplicates
 
 RESULTS = Path(__file__).resolve().parents[2]/'nbs/results'
-SEED, PLANTED, COPY = 0, 200, .5
+SEED, PLANTED = 0, 200
+COPY = .5  # correlation of the samples above which a pair is a copy
 CODECS = dict(
     none=dict(rate=SAMPLE_RATE, format='WAV'), mp3=dict(rate=SAMPLE_RATE, format='MP3'),
     opus=dict(rate=SAMPLE_RATE, format='OGG', subtype='OPUS'),
-    alaw=dict(rate=8_000, format='WAV', subtype='ALAW'), gsm=dict(rate=8_000, format='WAV', subtype='GSM610'))
+    alaw=dict(rate=8_000, format='WAV', subtype='ALAW'),
+    gsm=dict(rate=8_000, format='WAV', subtype='GSM610'))
 
 
 def encode(wav, rng, rate, **how):
     "Through a codec and back; mp3 and Opus at a random quality of their lower half"
-    if how['format'] in ('MP3', 'OGG'): how['compression_level'] = rng.uniform(.5, 1)
+    if how['format'] in ('MP3', 'OGG'):
+        how['compression_level'] = rng.uniform(.5, 1)
     file = io.BytesIO()
     sf.write(file, soxr.resample(wav, SAMPLE_RATE, rate).clip(-1, 1), rate, **how)
     return load_audio(file.getvalue())
 
 
 def plant(wavs, i, n, rng):
-    "(a copy of clip `i` as the page says, the codec's name)"
+    "(a copy of clip `i`, see the head of this file; the name of the codec)"
     wav = wavs(i)
     wav = wav[rng.integers(min(SAMPLE_RATE//2, len(wav)//3)):]
     if n % 2:
@@ -70,16 +73,20 @@ def recall(wavs, prints):
     pairs = set(zip(found.a, found.b))
     hits = [(n, i) in pairs for n, i in enumerate(chosen)]
     low, high = binomtest(sum(hits), PLANTED).proportion_ci(method='wilson')
-    by_codec = {c: float(np.mean([h for h, (_, codec) in zip(hits, copies) if codec == c])) for c in CODECS}
-    missed = [dict(recording=wavs.table.recording[i], seconds=round(wavs.table.seconds[i], 2), codec=codec)
-              for i, hit, (_, codec) in zip(chosen, hits, copies) if not hit]
+    codecs = np.array([codec for _, codec in copies])
+    by_codec = {codec: float(np.mean(np.array(hits)[codecs == codec])) for codec in CODECS}
+    clips = wavs.table
+    missed = [dict(recording=clips.recording[i], seconds=round(clips.seconds[i], 2), codec=codec)
+              for i, hit, codec in zip(chosen, hits, codecs.tolist()) if not hit]
     return dict(planted=PLANTED, found=sum(hits), recall=sum(hits)/PLANTED,
                 interval=[round(low, 4), round(high, 4)], by_codec=by_codec, missed=missed)
 
 
 def false_pairs(wavs, prints, test, train):
     "Every pair over `test` and `train`, with the correlation of its samples"
-    found = near_duplicates([prints[i] for i in test], [prints[j] for j in train])
+    in_test = [prints[i] for i in test]
+    in_train = [prints[j] for j in train]
+    found = near_duplicates(in_test, in_train)
     rows = []
     for p in found.itertuples():
         i, j = test[p.a], train[p.b]

@@ -1,6 +1,9 @@
-"""Test vectors for every implementation of `decide`: python tools/checks/vectors.py writes nbs/results/decide.json.
+"""Test vectors for every implementation of `decide`.
 
-Logits are drawn; the predictions are those of spoken_lang. The notebook of `decide` and the page without a server are tested by them.
+    python tools/checks/vectors.py    # writes nbs/results/decide.json
+
+Logits are random; the predictions are those of spoken_lang. The notebook of `decide` and the page
+without a server are tested by them.
 """
 from dataclasses import asdict
 import numpy as np
@@ -30,10 +33,14 @@ CASES = [  # (labels, windows, options)
 
 
 def vector(seed, labels, windows, options):
-    logits = np.random.default_rng(seed).normal(0, 3, (windows, len(labels))).round(2).tolist()
-    return dict(labels=labels, logits=logits, options=options, prediction=asdict(decide(logits, labels, **options)))
+    "Random logits with their prediction"
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (windows, len(labels))).round(2).tolist()
+    prediction = asdict(decide(logits, labels, **options))
+    return dict(labels=labels, logits=logits, options=options, prediction=prediction)
 
 
 if __name__ == '__main__':
     vectors = [vector(seed, *case) for seed, case in enumerate(CASES)]
-    save_results(OUT, about('python tools/checks/vectors.py', n=len(vectors), seed=0), vectors=vectors)
+    head = about('python tools/checks/vectors.py', n=len(vectors), seed=0)
+    save_results(OUT, head, vectors=vectors)

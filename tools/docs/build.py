@@ -1,13 +1,15 @@
-"""README.md and the docs site from the notebooks: by Quarto where it is installed, else by nbconvert and MkDocs.
+"""README.md and the docs site from the notebooks.
 
     python tools/docs/build.py readme     # README.md from nbs/index.ipynb
     python tools/docs/build.py site       # the site, into _docs
 
-Both ways start from nbdev's processed notebooks in _proc, where exported cells have become documentation.
+Quarto builds them where it is installed, else nbconvert and MkDocs. Both start from nbdev's processed
+notebooks in _proc, where exported cells have become documentation.
 """
 import json, os, re, shutil, subprocess, sys, tarfile, tempfile
 from pathlib import Path
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for tools.docs.renderer, the `renderer` of settings.ini
+# for tools.docs.renderer, the `renderer` of settings.ini
+sys.path.insert(0, str(Path(__file__).parents[2]))
 import nbformat, yaml
 from jinja2 import DictLoader
 from nbconvert import MarkdownExporter
@@ -16,26 +18,36 @@ from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
+ORT_WEB = 'onnxruntime-web@1.30.0'  # the runtime of the page `try_it`
+ORT_FILES = 'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'
 
-ORT_WEB = 'onnxruntime-web@1.30.0'  # what `try_it` listens with
+
+def fetch_runtime(folder):
+    "onnxruntime-web from npm, into a folder"
+    npm = shutil.which('npm')
+    if not npm:
+        print('npm is not here: the page "Try it" is built without onnxruntime-web, '
+              'and will not answer.')
+        return
+    with tempfile.TemporaryDirectory() as tmp:
+        pack = [npm, 'pack', ORT_WEB, '--silent', '--pack-destination', tmp]
+        subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(Path(tmp).glob('*.tgz'))) as tar:
+            tar.extractall(tmp, filter='data')
+        folder.mkdir()
+        for name in ORT_FILES: shutil.copy(f'{tmp}/package/dist/{name}', folder)
 
 
 def browser_page():
-    "What the page without a server loads, into nbs/browser: the shipped model, what it says of itself, and onnxruntime-web from npm"
+    "What `try_it` loads, into nbs/browser: the shipped model, its metadata, and onnxruntime-web"
     from spoken_lang.prediction import COLOURS, language_name
     from spoken_lang.inference import LanguageClassifier
     folder, clf = Path('nbs/browser'), LanguageClassifier.from_pretrained('tiny')  # a page should load in seconds
     shutil.copy(clf.path, folder/'model.onnx')
-    names = {l: language_name(l) for l in clf.labels}
-    about = dict(labels=clf.labels, decision=clf.decision, languages=clf.languages, names=names, colours=COLOURS)
-    (folder/'model.json').write_text(json.dumps(about))
-    if (folder/'ort').exists(): return
-    if not (npm := shutil.which('npm')): return print('npm is not here: the page "Try it" is built without onnxruntime-web, and will not answer.')
-    with tempfile.TemporaryDirectory() as tmp:
-        subprocess.run([npm, 'pack', ORT_WEB, '--silent', '--pack-destination', tmp], check=True, stdout=subprocess.DEVNULL)
-        with tarfile.open(next(Path(tmp).glob('*.tgz'))) as tar: tar.extractall(tmp, filter='data')
-        (folder/'ort').mkdir()
-        for name in ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'): shutil.copy(f'{tmp}/package/dist/{name}', folder/'ort')
+    names = {label: language_name(label) for label in clf.labels}
+    about = dict(labels=clf.labels, decision=clf.decision, languages=clf.languages)
+    (folder/'model.json').write_text(json.dumps(about | dict(names=names, colours=COLOURS)))
+    if not (folder/'ort').exists(): fetch_runtime(folder/'ort')
 
 
 def processed():
@@ -51,12 +63,13 @@ def sections():
 
 
 def navigation():
-    "The sections as MkDocs wants them"
-    return [{s['section']: [f'{page_name(p)}.md' for p in s['contents']]} for s in sections()]
+    "The sections as MkDocs takes them"
+    for section in sections():
+        yield {section['section']: [f'{page_name(page)}.md' for page in section['contents']]}
 
 
 def pages():
-    "The pages of the site, in the order of the story"
+    "The pages of the site, in the order of the sidebar"
     return [Path(p) for section in sections() for p in section['contents']]
 
 
@@ -78,81 +91,121 @@ TEMPLATE = """{% extends 'markdown/index.md.j2' %}
 {% endblock data_text %}"""
 
 
+def prepare(cell):
+    "Take out directives, and the text of outputs that are pictures"
+    if re.search(r'^#\|\s*echo:\s*false', cell.source, re.M):
+        cell.metadata['tags'] = ['no-input']
+    if cell.cell_type == 'code':
+        cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
+    for output in cell.get('outputs', []):
+        data = output.get('data', {})
+        if 'image/png' in data: data.pop('text/plain', None)
+
+
+def exporter():
+    "nbconvert's exporter with the template of this file"
+    config = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags=['no-input']))
+    loaders = [DictLoader({'page.md.j2': TEMPLATE})]
+    return MarkdownExporter(extra_loaders=loaders, template_file='page.md.j2', config=config)
+
+
 def markdown(notebook, images):
     "A processed notebook as Markdown; its pictures are written below `images`"
     nb = nbformat.read(notebook, 4)
-    for cell in nb.cells:
-        if re.search(r'^#\|\s*echo:\s*false', cell.source, re.M): cell.metadata['tags'] = ['no-input']
-        if cell.cell_type == 'code': cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
-        for output in cell.get('outputs', []):
-            if 'image/png' in output.get('data', {}): output.data.pop('text/plain', None)
-    config = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags=['no-input']))
-    exporter = MarkdownExporter(extra_loaders=[DictLoader({'page.md.j2': TEMPLATE})], template_file='page.md.j2', config=config)
-    text, resources = exporter.from_notebook_node(nb)
+    for cell in nb.cells: prepare(cell)
+    text, resources = exporter().from_notebook_node(nb)
     for i, (name, data) in enumerate(resources['outputs'].items(), 1):
         images.mkdir(parents=True, exist_ok=True)
         (images/f'figure-{i}.png').write_bytes(data)
         text = text.replace(f'({name})', f'({images.name}/figure-{i}.png)')
-    front = re.match(r'\s*---\n(.*?)\n---\n', text, re.S)  # the title and subtitle, which nbdev makes YAML
+    front = re.match(r'\s*---\n(.*?)\n---\n', text, re.S)  # title and subtitle, which nbdev makes YAML
     if front:
         meta = yaml.safe_load(front[1])
-        text = f'# {meta["title"]}\n\n> {meta["description"]}\n\n' + text[front.end():].lstrip()
+        title = f'# {meta["title"]}\n\n> {meta["description"]}\n\n'
+        text = title + text[front.end():].lstrip()
     text = re.sub(r'<!-- WARNING: .*? -->\n|<style scoped>.*?</style>', '', text, flags=re.S)
-    text = text.replace('<table border="1" class="dataframe">', '<table>')  # let the theme style it
-    text = re.sub(r'\{target="_blank" style="float:right; font-size:smaller"\}', '', text)  # Quarto's attributes
+    text = text.replace('<table border="1" class="dataframe">', '<table>')  # the theme has a style
+    quarto = r'\{target="_blank" style="float:right; font-size:smaller"\}'  # its attributes of links
+    text = re.sub(quarto, '', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
 
 def readme():
-    "README.md, which lies a folder higher than the notebook: links and paths begin with nbs/"
+    "README.md, a folder above the notebook: links and paths begin with nbs/"
     text = markdown(processed()/'index.ipynb', Path('nbs/images'))
     text = re.sub(r'\]\((?!https?:|#)', '](nbs/', text)
     text = text.replace("'samples/", "'nbs/samples/")
     Path('README.md').write_text(text, encoding='utf-8')
 
 
-def page_name(notebook): return re.sub(r'^\d+[a-z]?_', '', Path(notebook).stem)  # as nbdev names pages: 00_core.ipynb is core.html
+def page_name(notebook):
+    "The name of a page, as nbdev gives it: 00_core.ipynb is core.html"
+    return re.sub(r'^\d+[a-z]?_', '', Path(notebook).stem)
 
 
 def relative_links(text, site):
     "Links to notebooks and to the published site as links between the pages here"
     text = re.sub(r'\]\((\w+)\.ipynb', lambda m: f']({page_name(m[1])}.md', text)
-    return re.sub(rf'\]\({re.escape(site)}/(\w+)\.html(#[\w.]+)?', lambda m: f']({m[1]}.md' + (m[2] or '').replace('.', ''), text)
+    published = rf'\]\({re.escape(site)}/(\w+)\.html(#[\w.]+)?'
+    return re.sub(published, lambda m: f']({m[1]}.md' + (m[2] or '').replace('.', ''), text)
+
+
+PALETTE = [dict(media='(prefers-color-scheme: light)', scheme='default'),
+           dict(media='(prefers-color-scheme: dark)', scheme='slate')]
+FEATURES = ['navigation.footer', 'toc.follow', 'content.code.copy']
+EXTENSIONS = ['toc', 'tables', 'md_in_html', 'pymdownx.highlight', 'pymdownx.superfences']
+
+
+def mkdocs_config(cfg, source):
+    "The settings of MkDocs, from those of nbdev"
+    theme = dict(name='material', font=False, palette=PALETTE, features=FEATURES)
+    return dict(site_name=cfg.title, site_description=cfg.description,
+                docs_dir=str(source.resolve()), site_dir=str(Path('_docs').resolve()),
+                copyright=f'<a href="{cfg.git_url}">Source</a>', use_directory_urls=False,
+                nav=list(navigation()), extra_css=['extra.css'], plugins=['search'], theme=theme,
+                markdown_extensions=EXTENSIONS, validation=dict(links=dict(anchors='warn')))
 
 
 def site():
     "The site by MkDocs, with every page of sidebar.yml"
     source, cfg = Path('_proc/_mkdocs'), get_config()
-    proc = processed()
-    for folder in ('browser', 'images'): shutil.copytree(proc/folder, source/folder)
+    proc, url = processed(), f'{cfg.doc_host}{cfg.doc_baseurl}'
+    for folder in ('browser', 'images'):
+        shutil.copytree(proc/folder, source/folder)
     for page in pages():
         name = page_name(page)
-        text = markdown(proc/page, source/name)
-        (source/f'{name}.md').write_text(relative_links(text, f'{cfg.doc_host}{cfg.doc_baseurl}'), encoding='utf-8')
-    (source/'extra.css').write_text('.md-grid { max-width: 80rem; }\n' + Path('nbs/styles.css').read_text(encoding='utf-8'), encoding='utf-8')
-    config = dict(site_name=cfg.title, site_description=cfg.description, docs_dir=str(source.resolve()), site_dir=str(Path('_docs').resolve()),
-        copyright=f'<a href="{cfg.git_url}">Source</a>', use_directory_urls=False, nav=navigation(), extra_css=['extra.css'], plugins=['search'],
-        theme=dict(name='material', font=False, palette=[dict(media='(prefers-color-scheme: light)', scheme='default'), dict(media='(prefers-color-scheme: dark)', scheme='slate')], features=['navigation.footer', 'toc.follow', 'content.code.copy']), markdown_extensions=['toc', 'tables', 'md_in_html', 'pymdownx.highlight', 'pymdownx.superfences'],
-        validation=dict(links=dict(anchors='warn')))
-    Path('_proc/mkdocs.yml').write_text(yaml.safe_dump(config))
-    subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '-f', '_proc/mkdocs.yml'], check=True)
+        text = relative_links(markdown(proc/page, source/name), url)
+        (source/f'{name}.md').write_text(text, encoding='utf-8')
+    styles = Path('nbs/styles.css').read_text(encoding='utf-8')
+    (source/'extra.css').write_text('.md-grid { max-width: 80rem; }\n' + styles, encoding='utf-8')
+    Path('_proc/mkdocs.yml').write_text(yaml.safe_dump(mkdocs_config(cfg, source)))
+    build = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '-f', '_proc/mkdocs.yml']
+    subprocess.run(build, check=True)
 
 
 def check_site():
-    "Every page of sidebar.yml is there, by either way, and none shows what should have been rendered"
-    built, wanted = {p.stem for p in Path('_docs').glob('*.html')} - {'404'}, {page_name(p) for p in pages()}
-    if built != wanted: sys.exit(f'pages missing: {wanted - built}, not in sidebar.yml: {built - wanted}')
+    "Every page of sidebar.yml was built, and none shows source that should have been rendered"
+    built = {p.stem for p in Path('_docs').glob('*.html')} - {'404'}
+    wanted = set(map(page_name, pages()))
+    if built != wanted:
+        sys.exit(f'pages missing: {wanted - built}, not in sidebar.yml: {built - wanted}')
     for path in map(Path, sorted(f'_docs/{p}.html' for p in wanted)):
-        text = re.sub(r'<(pre|code|script|style)\b.*?</\1>', '', path.read_text(encoding='utf-8'), flags=re.S)
-        raw = re.search(r'\]\([\w./:#-]+\)|^:::|^#\| |\{target=', re.sub('<[^>]+>', '', text), re.M)
-        if raw: sys.exit(f'{path}: shows {raw[0]!r} instead of what it means')
+        text, code = path.read_text(encoding='utf-8'), r'<(pre|code|script|style)\b.*?</\1>'
+        text = re.sub('<[^>]+>', '', re.sub(code, '', text, flags=re.S))
+        raw = re.search(r'\]\([\w./:#-]+\)|^:::|^#\| |\{target=', text, re.M)
+        if raw:
+            sys.exit(f'{path}: shows {raw[0]!r}, which should have been rendered')
 
 
-if __name__ == '__main__':
-    what = sys.argv[1] if len(sys.argv) > 1 else ''
+def main(what=''):
     if what not in ('readme', 'site'): sys.exit(__doc__)
     if what == 'site': browser_page()
     if shutil.which('quarto'):
-        subprocess.run(['nbdev_readme' if what == 'readme' else 'nbdev_docs'], check=True, env=os.environ | dict(PYTHONPATH=sys.path[0]))
+        command = dict(readme='nbdev_readme', site='nbdev_docs')[what]
+        env = os.environ | dict(PYTHONPATH=sys.path[0])
+        subprocess.run([command], check=True, env=env)
     else: dict(readme=readme, site=site)[what]()
     if what == 'site': check_site()
+
+
+if __name__ == '__main__': main(*sys.argv[1:2])
