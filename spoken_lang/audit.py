@@ -39,7 +39,7 @@ def log_power(wav):
 
 # %% ../nbs/13_audit.ipynb #010124
 def find_landmarks(power, fan=8, ahead=64, apart=64):  # frames, bins
-    "(hashes, frames) of pairs of peaks: each with the next `fan` that are near in time and frequency"
+    "(hashes, frames) of pairs of peaks: each with the next `fan`, if near in time and frequency"
     tops = ndimage.maximum_filter(power, size=(7, 11))  # 0.1 s and 170 Hz around
     frame, bins = np.nonzero((power == tops) & (power > power.max() - 9))  # 39 dB below the loudest
     hashes, frames = [], []
