@@ -72,7 +72,8 @@ def mistake(fault, books):
     "What is wrong with a fault of the table, or None"
     found = places(fault['old'], books)
     here = [names for module, names in found if module == fault['module']]
-    if len(here) == 1 and (not here[0] or fault['function'] in here[0]): return None
+    if len(here) == 1 and (not here[0] or fault['function'] in here[0]):
+        return None
     where = '; '.join(f'{module}: {" ".join(names)}' for module, names in found) or 'nowhere'
     return f'{fault["old"]!r} is not once in {fault["function"]} of {fault["module"]}, but in {where}'
 
