@@ -284,7 +284,7 @@ def decoders(file):
     if len(links) > 1: return [partial(chain_blocks, links=links)]
     first = head[:4] in (b'RIFF', b'RIFX', b'RF64', b'fLaC', b'FORM') and head[8:12] != b'AVI '
     if head[:4] == b'fLaC':  # 36 bits with the number of samples are 0 if it is from a pipe
-        first = head[21] & 15 or any(head[22:26])
+        first = len(head) < 26 or head[21] & 15 or any(head[22:26])
     if first or links and links[0][2]: return [soundfile_blocks, av_blocks]
     mpeg = head[:3] == b'ID3' or head[:1] == b'\xff'  # libsndfile would print remarks
     return [av_blocks] if mpeg else [av_blocks, unnamed_blocks]

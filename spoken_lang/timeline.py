@@ -202,8 +202,9 @@ def timeline_of(
     notes, size = [], int(seconds*SAMPLE_RATE)
     blocks = stream_audio(source, rate, channel, notes)
     rows, ends, total = sliding_logits(classifier, blocks, size, workers)
-    if not rows or rows[0] is None:
-        return Timeline((0., e, Prediction(status='too_short', seconds=e)) for e in ends)
+    found = [row for row in rows if row is not None]
+    if not found: return Timeline([(0., total, Prediction(status='too_short', seconds=total))][:len(rows)])
+    rows = [found[0] if row is None else row for row in rows]  # before the first window that is long enough
     segments = find_segments(classifier, np.array(rows), [*ends[:-1], total], codes)
     warning = join_notes(notes)
     return Timeline((start, end, replace(p, warning=warning)) for start, end, p in segments)
