@@ -2,8 +2,9 @@
 
     python tools/checks/peers.py FOLDER [--corpus ../shared/corpus]
 
-FOLDER: Whisper base as faster-whisper reads it (`model.bin`, `config.json`, `tokenizer.json`), run there in int8.
-Both get the same decoded clips, the VoxLingua107 ones of the test. Needs `pip install faster-whisper`.
+FOLDER: Whisper base as faster-whisper reads it (`model.bin`, `config.json`, `tokenizer.json`); it is
+computed in int8. Both get the same decoded clips, the VoxLingua107 ones of the test.
+Needs `pip install faster-whisper`.
 """
 import argparse, time
 import numpy as np, pandas as pd
@@ -24,7 +25,8 @@ def timed(work, wav):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument('folder')
     parser.add_argument('--corpus', default='../shared/corpus')
     args = parser.parse_args()
@@ -39,8 +41,10 @@ def main():
     for clip in clips.itertuples():
         wav = load_audio(clip.audio)
         found = {name: timed(work, wav) for name, work in works.items()}
-        rows.append({f'{n} answer': a for n, (a, _) in found.items()} | {n: s for n, (_, s) in found.items()}
-                    | dict(language=clip.code, seconds=len(wav)/SAMPLE_RATE))
+        row = dict(language=clip.code, seconds=len(wav)/SAMPLE_RATE)
+        for name, (answer, took) in found.items():
+            row |= {f'{name} answer': answer, name: took}
+        rows.append(row)
     rows = pd.DataFrame(rows)
     table = {}
     for name in works:

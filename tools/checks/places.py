@@ -2,8 +2,8 @@
 
     python tools/checks/places.py [MINUTES:PLACES ...] [--model MODEL] [--out FILE]
 
-By default 2.5:20 10:20 60:3. Each file is written in five containers. In silence the utterance must be
-found everywhere; in hiss, wherever hiss without the utterance gives `no_speech`. The exit code is 1 where it is not.
+By default 2.5:20 10:20 60:3. Each file is written in five containers. In silence the utterance
+must be found everywhere; in hiss, wherever hiss alone gives `no_speech`. Else the exit code is 1.
 """
 import argparse, sys, tempfile, time
 from pathlib import Path
@@ -53,7 +53,8 @@ def measure(clf, minutes, places, rng, folder):
         alone[f'{name} {minutes:g} min {suffix}'] = p.status
     for at in np.sort(rng.uniform(0, minutes*60 - SECONDS, places)).round(2):
         for name, suffix in cases:
-            if alone[f'{name} {minutes:g} min {suffix}'] != 'no_speech': continue
+            if alone[f'{name} {minutes:g} min {suffix}'] != 'no_speech':
+                continue
             wav = backgrounds[name].copy()
             wav[int(at*RATE):int(at*RATE) + len(speech)] += speech
             p, took = answer_in(clf, wav, folder/f'a.{suffix}')

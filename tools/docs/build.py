@@ -42,7 +42,8 @@ def browser_page():
     "What `try_it` loads, into nbs/browser: the shipped model, its metadata, and onnxruntime-web"
     from spoken_lang.prediction import COLOURS, language_name
     from spoken_lang.inference import LanguageClassifier
-    folder, clf = Path('nbs/browser'), LanguageClassifier.from_pretrained('tiny')  # a page should load in seconds
+    folder = Path('nbs/browser')
+    clf = LanguageClassifier.from_pretrained('tiny')  # a page should load in seconds
     shutil.copy(clf.path, folder/'model.onnx')
     names = {label: language_name(label) for label in clf.labels}
     about = dict(labels=clf.labels, decision=clf.decision, languages=clf.languages)

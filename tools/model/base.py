@@ -8,12 +8,13 @@
     6. python tools/model/base.py export RUN
     7. python tools/model/base.py ship RUN
 
-1 is not needed where the config names `openai/whisper-base` and the hub can be reached. 3 sends all clips through
-the vocoder of the Swiss German ones. 4 prints the folder of the run, and resumes with `train RUN`; it reads
-nbs/results/base/config.yml, of which any key can be set by `--key value`. 5 chooses a checkpoint, and a share
-of its weights, by validation. 6 writes RUN/model.onnx with thresholds. 7 writes the two files of the repository,
-spoken_lang/models/base.onnx and weights/base.safetensors. From the latter `python tools/model/base.py restore FOLDER`
-makes the network of RUN again; it needs step 1 alone.
+1 is not needed where the hub can be reached: set `--pretrained_encoder_path openai/whisper-base`.
+3 sends all clips through the vocoder of the Swiss German ones. 4 prints the folder of the run, and
+resumes with `train RUN`; it reads nbs/results/base/config.yml, of which any key can be set by
+`--key value`. 5 chooses a checkpoint, and a share of its weights, by validation. 6 writes
+RUN/model.onnx with thresholds. 7 writes the two files of the repository,
+spoken_lang/models/base.onnx and weights/base.safetensors. From the latter,
+`python tools/model/base.py restore FOLDER` makes the network of RUN again; it needs step 1 alone.
 """
 import copy, hashlib, io, json, sys
 from concurrent.futures import ProcessPoolExecutor
@@ -287,7 +288,8 @@ def log_probabilities(session, wav):
 def compare_files(exact, shipped, wavs, labels, rounds=20):
     "Agreement and loss of two ONNX files on clips, and their times in turns on one thread"
     sessions = [LanguageClassifier(path).session for path in (exact, shipped)]
-    p, q = (np.array([log_probabilities(s, w) for w in wavs]) for s in sessions)
+    def rows(session): return np.array([log_probabilities(session, wav) for wav in wavs])
+    p, q = map(rows, sessions)
     clip = next(w for w in wavs if len(w) >= 6*SAMPLE_RATE)[:6*SAMPLE_RATE]
     works = {k: partial(log_probabilities, s, clip) for k, s in zip(('float32', 'int8'), sessions)}
     times = time_in_turns(works, rounds)
@@ -300,7 +302,7 @@ def compare_files(exact, shipped, wavs, labels, rounds=20):
 
 
 def amounts(config):
-    "What the training clips are: hours in all and of people, and a row for each of the candidates and the rest"
+    "Hours of the training clips, in all and of people, and a row for each group of languages"
     df = pd.read_csv(Path(config.splits)/'train.csv', low_memory=False)
     human = df.kind.eq('human') & df.language.ne('none')
     name = df.language.where(df.language.isin([*CANDIDATES, 'none']), 'other')
