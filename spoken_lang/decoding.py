@@ -6,7 +6,7 @@
 __all__ = ['BLOCK', 'CLOCKED', 'MAX_GAP', 'MAX_GAPS', 'WITH_LENGTH', 'HEADERLESS', 'opened_file', 'error_reason', 'note_end',
            'header_ratio', 'soundfile_blocks', 'FilePart', 'open_av', 'frame_samples', 'demux_packets', 'av_frames',
            'StreamClock', 'clock_zero', 'header_seconds', 'av_blocks', 'ogg_pages', 'longest_packet', 'ogg_links',
-           'chain_blocks', 'unnamed_blocks', 'decoders', 'decode_blocks']
+           'unnamed_blocks', 'chain_blocks', 'decoders', 'decode_blocks']
 
 # %% ../nbs/00b_decoding.ipynb #90385fdb
 import io, re
@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 import soundfile as sf
+from fastcore.basics import patch
 from .core import AudioError
 
 # %% ../nbs/00b_decoding.ipynb #000020b
@@ -148,8 +149,6 @@ def av_frames(container, stream, notes):
 
 # %% ../nbs/00b_decoding.ipynb #0000cc
 CLOCKED = 'matroska,webm', 'mov,mp4,m4a,3gp,3g2,mj2', 'mpegts', 'mpeg', 'flv', 'asf', 'nut', 'ogg'
-MAX_GAP = 6*3600  # longest gap that is accepted, s
-MAX_GAPS = 12*3600  # all gaps of a recording, s
 
 class StreamClock:
     "Where the frames of a stream belong, in seconds from the player's zero"
@@ -162,16 +161,21 @@ class StreamClock:
         if frame.pts is None or not frame.time_base: return self.end
         return float(frame.pts*frame.time_base) - self.zero
 
-    def gap(self, frame):
-        "Seconds between the frame before and this one; below 0 they overlap"
-        gap = self.at(frame) - self.end if self.trusted else 0.
-        if gap < -1 or gap > MAX_GAP or self.gaps + gap > MAX_GAPS:  # a new zero
-            self.zero += gap
-            gap = 0.
-        if abs(gap) <= .02: gap = 0.
-        self.gaps += max(0., gap)
-        self.end += gap + frame.samples/max(1, frame.sample_rate)
-        return gap
+# %% ../nbs/00b_decoding.ipynb #0000e4
+MAX_GAP = 6*3600  # longest gap that is accepted, s
+MAX_GAPS = 12*3600  # all gaps of a recording, s
+
+@patch
+def gap(self:StreamClock, frame):
+    "Seconds between the frame before and this one; below 0 they overlap"
+    gap = self.at(frame) - self.end if self.trusted else 0.
+    if gap < -1 or gap > MAX_GAP or self.gaps + gap > MAX_GAPS:  # a new zero
+        self.zero += gap
+        gap = 0.
+    if abs(gap) <= .02: gap = 0.
+    self.gaps += max(0., gap)
+    self.end += gap + frame.samples/max(1, frame.sample_rate)
+    return gap
 
 # %% ../nbs/00b_decoding.ipynb #0000ce
 def clock_zero(container, stream):
@@ -255,6 +259,11 @@ def ogg_links(f):
     ends = [*(start for start, *_ in links[1:]), f.seek(0, 2)]
     return [(start, end, well) for (start, _, well), end in zip(links, ends)]
 
+# %% ../nbs/00b_decoding.ipynb #0000e5
+def unnamed_blocks(file, notes):
+    "As `soundfile_blocks`, of a file without a name"
+    with opened_file(file) as f: yield from soundfile_blocks(FilePart(f), notes)
+
 # %% ../nbs/00b_decoding.ipynb #0000d7
 def chain_blocks(file, notes, links):
     "The blocks of all links of a chained Ogg, one after the other"
@@ -264,10 +273,6 @@ def chain_blocks(file, notes, links):
                 yield from decode_blocks(FilePart(f, start, end), 'a link', notes)
             except AudioError as e:
                 notes.append(f'a part of the chain is left out: {e}')
-
-def unnamed_blocks(file, notes):
-    "As `soundfile_blocks`, of a file without a name"
-    with opened_file(file) as f: yield from soundfile_blocks(FilePart(f), notes)
 
 def decoders(file):
     "Functions of (file, notes) that may decode a file, the likeliest first"
