@@ -54,6 +54,7 @@ def load_changes(
         changes = {k: f.get_tensor(k) for k in f.keys()}
     begin, model = pretrained_state(config, pretrained), SpokenLanguageClassifier(config)
     state = {k: begin.get(k, torch.zeros_like(v)) for k, v in model.state_dict().items()}
-    for k, change in changes.items(): state[k] = (state[k] + change).to(state[k].dtype)
+    for k, change in changes.items():
+        state[k] = (state[k] + change).to(state[k].dtype)
     model.load_state_dict(state)
     return model.eval()
