@@ -20,7 +20,9 @@ from .results import FORMATS, write_predictions
 from .prediction import Prediction
 
 # %% ../nbs/44_cli.ipynb #090007
-def _plain(text): return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+def _plain(text):
+    def shown(c): return c if c.isprintable() else repr(c)[1:-1]
+    return ''.join(map(shown, str(text)))
 
 def table_line(
     answer,  # a `Prediction`, or (start s, end s, `Prediction`)
@@ -57,7 +59,8 @@ def _stop(message, code):
 def _in_words(e):
     "What an error says; one of the system's, with where and what to do, which ours say themselves"
     if not (isinstance(e, OSError) and e.strerror): return e
-    return f'{e.filename or "a file"}: {e.strerror.rstrip(".")}. Choose another place, or see that this one can be read and written.'
+    return (f'{e.filename or "a file"}: {e.strerror.rstrip(".")}. '
+            'Choose another place, or see that this one can be read and written.')
 
 def _command(f):
     "Turn errors that a user can cause into one sentence and an exit code"
@@ -65,9 +68,12 @@ def _command(f):
     def run(*args, **kwargs):
         try: return f(*args, **kwargs)
         except BrokenPipeError: os._exit(0)  # the reader of our output has left
-        except (AudioError, OSError, FloatingPointError) as e: _stop(_in_words(e), 1)
+        except (AudioError, OSError, FloatingPointError) as e:
+            _stop(_in_words(e), 1)
         except ValueError as e: _stop(e, 2)
-        except ImportError as e: _stop(f'{e.name} is not installed. Install what this command needs: pip install "spoken_lang[dev]"', 2)
+        except ImportError as e:
+            _stop(f'{e.name} is not installed. Install what this command needs: '
+                  'pip install "spoken_lang[dev]"', 2)
         except KeyboardInterrupt as e: _stop(str(e) or 'stopped.', 130)
     return run
 
@@ -78,18 +84,22 @@ def _timelines(clf, paths, languages):
     "Yield (start s, end s, Prediction) for the segments of each file, one after another"
     for path in paths:
         try: segments = clf.timeline(path, languages=languages)
-        except AudioError as e: segments = [(0., 0., Prediction(status='error', error=str(e)))]
-        for start, end, p in segments: yield start, end, replace(p, path=str(path))
+        except AudioError as e:
+            segments = [(0., 0., Prediction(status='error', error=str(e)))]
+        for start, end, p in segments:
+            yield start, end, replace(p, path=str(path))
 
 def _write_segments(segments, format):
-    "Print the segments of each file in a format of other tools, errors to stderr; {status: how many}"
+    "Print segments in a format of other tools, errors to stderr; {status: how many}"
     from spoken_lang.timeline import Timeline
     count = Counter()
     for path, group in groupby(segments, lambda s: s[2].path):
         timeline = Timeline(group)
         count.update(p.status for _, _, p in timeline)
-        if timeline[0][2].status == 'error': print(f'spoken_lang: {timeline[0][2].error}', file=sys.stderr)
-        else: print(timeline.to_text(format, Path(path).stem), end='')
+        if timeline[0][2].status == 'error':
+            print(f'spoken_lang: {timeline[0][2].error}', file=sys.stderr)
+        else:
+            print(timeline.to_text(format, Path(path).stem), end='')
     return count
 
 # %% ../nbs/44_cli.ipynb #090018
@@ -97,22 +107,27 @@ def _write_segments(segments, format):
 def predict(
     *paths,  # files and folders
     languages=None,  # the only languages to choose from, e.g. `de,gsw`
-    format='table',  # `table`, `json` (one object a line) or `csv`; for a timeline also `rttm`, `srt` or `labels`
+    format='table',  # `table`, `json` (lines) or `csv`; for a timeline also `rttm`, `srt` or `labels`
     timeline=False,  # which language when, for each file
-    results=None,  # a .jsonl or .csv file that answers are kept in as they come; run again, it goes on
+    results=None,  # a .jsonl or .csv file for predictions as they come; a second run resumes
     model=None,  # another ONNX file than the shipped one, or the folder of a run
     workers=None,  # threads; by default one a core
-    ray=False,  # by a cluster of Ray; `results` is then a folder for parquet files, and paths may be addresses such as s3://...
+    ray=False,  # on a Ray cluster: `results` is a folder, paths may be addresses (s3://...)
 ):
     "Say which language is spoken in each file"
-    if not paths: raise ValueError('predict what? Name files or folders, e.g. spoken_lang predict nbs/samples')
+    if not paths:
+        raise ValueError('predict what? Name files or folders, e.g. spoken_lang predict nbs/samples')
     formats = ('table', *FORMATS, *(_OTHER_FORMATS if timeline else ()))
-    if format not in formats: raise ValueError(f'--format must be one of {", ".join(formats)}, not {format!r}.')
-    if timeline and (results or ray): raise ValueError('--results and --ray keep answers, and no timelines. Leave out --timeline or the other.')
+    if format not in formats:
+        raise ValueError(f'--format must be one of {", ".join(formats)}, not {format!r}.')
+    if timeline and (results or ray):
+        raise ValueError('--results and --ray keep answers, and no timelines. '
+                         'Leave out --timeline or the other.')
     if ray: return _on_ray(paths, results, languages, model, workers)
     from spoken_lang.inference import LanguageClassifier
     clf = LanguageClassifier.from_pretrained(model)
-    if timeline: answers = _timelines(clf, _files(paths), languages)
+    if timeline:
+        answers = _timelines(clf, _files(paths), languages)
     else:
         workers = int(workers) if workers else None
         answers = clf.classify_files(_files(paths), workers, results=results, languages=languages)
@@ -123,12 +138,15 @@ def predict(
 # %% ../nbs/44_cli.ipynb #090019
 def _on_ray(paths, results, languages, model, workers):
     "Answers as parquet files in the folder `results`; says how many"
-    if not results: raise ValueError('--ray writes parquet files. Say where: --results FOLDER')
+    if not results:
+        raise ValueError('--ray writes parquet files. Say where: --results FOLDER')
     from collections import Counter
     from spoken_lang.scale import classify_dataset
     import pyarrow.parquet as pq
-    local, far = [p for p in paths if '://' not in p], [p for p in paths if '://' in p]
-    out = classify_dataset([*_files(local), *far], results, model, int(workers) if workers else None, languages=languages)
+    local = [p for p in paths if '://' not in p]
+    far = [p for p in paths if '://' in p]
+    workers = int(workers) if workers else None
+    out = classify_dataset([*_files(local), *far], results, model, workers, languages=languages)
     count = Counter(pq.read_table(str(out), columns=['status'])['status'].to_pylist())
     print(f'{sum(count.values()):,} answered, {count["error"]} of them errors: {out}')
     if count['error']: raise SystemExit(1)
@@ -136,8 +154,8 @@ def _on_ray(paths, results, languages, model, workers):
 # %% ../nbs/44_cli.ipynb #090023
 @_command
 def train(
-    config=None,  # a YAML file; any of its keys can be set otherwise, e.g. `--steps 100`, and without a file all of them
-    run=None,  # the folder of a run that was stopped, to go on with it
+    config=None,  # a YAML file; each of its keys can also be an option, e.g. `--steps 100`
+    run=None,  # the folder of a run that was stopped, to resume it
     **changes,
 ):
     "Train by a config, e.g. spoken_lang train --data '[recordings]'"
@@ -164,8 +182,10 @@ def export(
 def _show(report):
     "Macro figures with an interval, and tables by language and source"
     f, (low, high) = report.figures(), report.interval()
-    print(f'macro F1 {f["f1"]:.3f} (95 % interval {low:.3f} to {high:.3f}; {f["n"]} clips of {f["recordings"]} recordings)')
-    print(f'IoU {f["iou"]:.3f}, precision {f["precision"]:.3f}, recall {f["recall"]:.3f}, ECE {report.ece():.3f}')
+    print(f'macro F1 {f["f1"]:.3f} (95 % interval {low:.3f} to {high:.3f}; '
+          f'{f["n"]} clips of {f["recordings"]} recordings)')
+    print(f'IoU {f["iou"]:.3f}, precision {f["precision"]:.3f}, '
+          f'recall {f["recall"]:.3f}, ECE {report.ece():.3f}')
     print(report.by('language').to_string(), report.by('source').to_string(), sep='\n\n')
 
 def _report(clf, clips, out=None, **more):
@@ -175,24 +195,27 @@ def _report(clf, clips, out=None, **more):
     report = evaluate(clf.classify, clips)
     _show(report)
     command = ' '.join(['spoken_lang', *sys.argv[1:]])
-    if out: save_results(out, about(command, clf.path, len(clips), **more), all=report.to_dict())
+    if out:
+        save_results(out, about(command, clf.path, len(clips), **more), all=report.to_dict())
 
 # %% ../nbs/44_cli.ipynb #090026
 @_command
 def eval(
-    data=None,  # a folder (one sub-folder a language), a CSV manifest or parquet shards; several with commas
+    data=None,  # a folder (one sub-folder a language), a CSV manifest or shards; several with commas
     model=None,  # an ONNX file, or the folder of a run; by default the shipped one
     role=None,  # of parquet shards, keep the rows with this role
     out=None,  # a JSON file for the figures
-    config=None,  # in place of `data`: the clips that `model`, or the newest run of its workspace, held out
+    config=None,  # in place of `data`: the clips held out by `model`, or by the newest run of its workspace
     split=None,  # with `config`: `test`, `valid` or `train`; by default `test` where one was kept
-    onnx_runtime=None,  # False: the PyTorch checkpoint of a run; by default as the config says, or True
+    onnx_runtime=None,  # False: the PyTorch checkpoint of a run; by default as in the config, or True
 ):
     "Evaluate a model: macro figures with an interval, and tables by language and source"
     changes = {} if onnx_runtime is None else dict(onnx_runtime=onnx_runtime)
     if config: return _eval_run(config, model, split, out, **changes)
     from spoken_lang.manifest import read_clips
-    if not data: raise ValueError('evaluate on what? Name a folder, a CSV or shards, e.g. spoken_lang eval nbs/samples')
+    if not data:
+        raise ValueError('evaluate on what? Name a folder, a CSV or shards, '
+                         'e.g. spoken_lang eval nbs/samples')
     clf = _classifier(model, onnx_runtime is not False)
     clips = read_clips(str(data).split(','), clf.labels, role, complete=False)
     _report(clf, clips, out, data=str(data))
@@ -201,14 +224,16 @@ def eval(
 def _newest_run(workspace):
     "The folder of the newest run that was finished"
     runs = sorted(p.parent for p in Path(workspace).glob('*/metrics.json'))
-    if not runs: raise ValueError(f'{workspace}: holds no finished run. Train one first: spoken_lang train')
+    if not runs:
+        raise ValueError(f'{workspace}: holds no finished run. Train one first: spoken_lang train')
     return runs[-1]
 
 def _classifier(model, onnx_runtime=True):
-    "The classifier of an ONNX file or a run, whose ONNX file is made if it is missing; or of its checkpoint"
+    "The classifier of an ONNX file, a run, which is exported if it was not, or its checkpoint"
     from spoken_lang.inference import LanguageClassifier
     is_run = model and (Path(model)/'model').is_dir()
-    if onnx_runtime and not is_run: return LanguageClassifier.from_pretrained(model)
+    if onnx_runtime and not is_run:
+        return LanguageClassifier.from_pretrained(model)
     from spoken_lang.onnx_export import checkpoint_classifier, export_run
     if not onnx_runtime: return checkpoint_classifier(model)
     if not (Path(model)/'model.onnx').exists(): export_run(model)
@@ -216,17 +241,19 @@ def _classifier(model, onnx_runtime=True):
 
 # %% ../nbs/44_cli.ipynb #3563fc46
 def _eval_run(config, run=None, split=None, out=None, **changes):
-    "Evaluate a run on a part of its own split, by its ONNX file or, if the config says so, by its checkpoint"
+    "Evaluate a run on a part of its own split, by its ONNX file or its checkpoint"
     from spoken_lang.manifest import read_clips
     from spoken_lang.splits import fixed_split
     from spoken_lang.config import read_config
     settings = read_config(config, **changes)
     run = Path(run or _newest_run(settings.workspace))
     drawn = read_config(run/'config.yml')  # the split is the run's own
-    clf, clips = _classifier(run, settings.onnx_runtime), read_clips(drawn.data, drawn.labels, drawn.role)
+    clf = _classifier(run, settings.onnx_runtime)
+    clips = read_clips(drawn.data, drawn.labels, drawn.role)
     parts = fixed_split(clips, drawn.splits, drawn.split_by, drawn.valid, drawn.seed)
     split = split or ('test' if 'test' in parts else 'valid')
-    if split not in parts: raise ValueError(f'--split must be one of {", ".join(parts)}, not {split!r}.')
+    if split not in parts:
+        raise ValueError(f'--split must be one of {", ".join(parts)}, not {split!r}.')
     _report(clf, parts[split], out, data=f'{split} of {run}')
 
 # %% ../nbs/44_cli.ipynb #090030
@@ -234,40 +261,44 @@ def _eval_run(config, run=None, split=None, out=None, **changes):
 def run(
     config='config.yml',  # a YAML file
     mode='train',  # `train` or `eval`
-    split=None,  # for `eval`: `test`, `valid` or `train`; by default `test` where one was kept, else `valid`
+    split=None,  # for `eval`: `test`, `valid` or `train`; by default `test` if there is one, or `valid`
     **changes,  # keys of the config to set otherwise
 ):
     "Train by a config, or evaluate its newest run"
-    if mode not in ('train', 'eval'): raise ValueError(f'--mode must be train or eval, not {mode!r}.')
+    if mode not in ('train', 'eval'):
+        raise ValueError(f'--mode must be train or eval, not {mode!r}.')
     return train(config, **changes) if mode == 'train' else _eval_run(config, split=split, **changes)
 
 # %% ../nbs/44_cli.ipynb #090031
 @_command
 def download(
-    corpus,  # `voxlingua107`; of others it says where they are to be had
+    corpus,  # `voxlingua107`; for others it says where they can be obtained
     languages=None,  # codes, e.g. `de,it`
     folder='data',  # goes to `<folder>/<corpus>/<language>`
     base=None,  # another server
 ):
-    "Fetch an open corpus; a download that broke off goes on"
+    "Fetch an open corpus; a download that was interrupted resumes"
     from spoken_lang.corpora import download
     print(download(corpus, languages, folder, base))
 
 # %% ../nbs/44_cli.ipynb #090032
 @_command
 def audit(
-    data=None,  # a folder (one sub-folder a language), a CSV manifest or parquet shards; several with commas
+    data=None,  # a folder (one sub-folder a language), a CSV manifest or shards; several with commas
     config=None,  # in place of `data`: the clips and the split of a training config
     workers=2,  # processes that decode
     **changes,  # keys of the config to set otherwise, e.g. --split_by source
 ):
-    "Draw the split that training would draw, and doubt it: exit code 1 where something should be mended"
+    "Audit the split that training would draw: exit code 1 where something should be mended"
     from spoken_lang.audit import audit_splits
     from spoken_lang.manifest import read_clips
     from spoken_lang.splits import fixed_split
     from spoken_lang.config import read_config
-    if data: changes['data'] = str(data).split(',')
-    elif not config: raise ValueError('audit what? Name a folder, a CSV or shards, or a config: spoken_lang data audit --config config.yml')
+    if data:
+        changes['data'] = str(data).split(',')
+    elif not config:
+        raise ValueError('audit what? Name a folder, a CSV or shards, or a config: '
+                         'spoken_lang data audit --config config.yml')
     settings = read_config(config, **changes)
     clips = read_clips(settings.data, settings.labels, settings.role, complete=False)
     parts = fixed_split(clips, settings.splits, settings.split_by, settings.valid, settings.seed)
@@ -277,22 +308,24 @@ def audit(
 
 # %% ../nbs/44_cli.ipynb #090033
 def _demo_models(config):
-    "What a config offers to the demo: what it names, and the exported runs of its workspace, the newest first"
+    "The models of a config for the demo: those that it names, and exported runs, the newest first"
     if not config: return []
     import yaml
     try: keys = yaml.safe_load(Path(config).read_text(encoding='utf-8')) or {}
-    except (yaml.YAMLError, UnicodeDecodeError): raise ValueError(f'{config}: not YAML. Give a file like config.yml.') from None
-    if not isinstance(keys, dict): raise ValueError(f'{config}: holds no keys. Give a file like config.yml.')
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ValueError(f'{config}: not YAML. Give a file like config.yml.') from None
+    if not isinstance(keys, dict):
+        raise ValueError(f'{config}: holds no keys. Give a file like config.yml.')
     runs = sorted(Path(keys.get('workspace') or 'workspace').glob('*/model.onnx'), reverse=True)
     return list(keys.get('demo_models') or []) + [str(r.parent) for r in runs]
 
 # %% ../nbs/44_cli.ipynb #090035
 @_command
 def demo(
-    model=None,  # an ONNX file, or the folder of a run; several with commas; by default the shipped one
-    config=None,  # a YAML file: `demo_models` in it, and exported runs of its workspace, can be chosen too
+    model=None,  # an ONNX file or the folder of a run; several with commas; by default the shipped one
+    config=None,  # a YAML file: its `demo_models` and the exported runs of its workspace are offered too
     port=7860,
-    flagged='flagged',  # the folder for what visitors say was heard wrongly
+    flagged='flagged',  # the folder for recordings that were classified wrongly
     share=False,  # also on a public address of Gradio's
 ):
     "Serve a page to speak into, on this machine"
@@ -305,7 +338,7 @@ def demo(
 def quantize(
     run,  # the folder of a run that was exported
     method='dynamic',  # dynamic, static, float16, ...; a wrong one names them all
-    data=None,  # for the static ways: recordings to take scales from, a folder (one sub-folder a language), a CSV or shards
+    data=None,  # for the static methods: recordings for calibration, a folder, a CSV or shards
 ):
     "Write a smaller file beside `RUN/model.onnx`"
     from spoken_lang.audio import load_audio
@@ -323,11 +356,14 @@ def quantize(
 # %% ../nbs/44_cli.ipynb #090038
 def _explained(f):
     "Copy the comments behind the parameters to where Fire looks for them"
-    notes = [f'    {name}: {note}' for name, note in docments(f).items() if note and name != 'return']
+    found = docments(f).items()
+    notes = [f'    {name}: {note}' for name, note in found if note and name != 'return']
     if notes: f.__doc__ += '\n\nArgs:\n' + '\n'.join(notes)
     return f
 
-def _quoted(args): return args[:1] + [a if a.startswith('-') else repr(a) for a in args[1:]] if args[:1] == ['predict'] else args
+def _quoted(args):
+    def quoted(a): return a if a.startswith('-') else repr(a)
+    return [args[0], *map(quoted, args[1:])] if args[:1] == ['predict'] else args
 
 # %% ../nbs/44_cli.ipynb #090040
 def main():
