@@ -131,15 +131,9 @@ def markdown(notebook, images):
 
 
 def readme():
-<<<<<<< HEAD
     "README.md, a folder above the notebook: links and paths begin with nbs/"
-    text = markdown(processed()/'index.ipynb', Path('index_files'))
-    text = re.sub(r'\]\((?!https?:|#|index_files/)', '](nbs/', text)
-=======
-    "README.md, which lies a folder higher than the notebook: links and paths begin with nbs/"
     text = markdown(processed()/'index.ipynb', Path('nbs/images'))
     text = re.sub(r'\]\((?!https?:|#)', '](nbs/', text)
->>>>>>> 9b9314e8042c43e319e615ca5bc4d685f15cf7fc
     text = text.replace("'samples/", "'nbs/samples/")
     Path('README.md').write_text(text, encoding='utf-8')
 
