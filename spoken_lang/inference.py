@@ -181,6 +181,19 @@ def speech_probability(self:LanguageClassifier,
     row = log_softmax(logits, self.decision.get('temperature', 1.))
     return 1 - float(np.exp(row[self.labels.index('none')]))
 
+# %% ../nbs/03_inference.ipynb #060029
+def windows_agree(
+    rows,  # (windows, labels), logits of windows of speech
+    min_windows: int = 4,
+    min_standard_errors: float = 4.,  # of the mean difference between the first label and another
+) -> bool:
+    "Whether windows prefer one label to every other by a wide margin"
+    if len(rows) < min_windows: return False
+    best = np.mean(rows, 0).argmax()
+    ahead = np.delete(np.array(rows)[:, [best]] - rows, best, axis=1)
+    error = ahead.std(0, ddof=1)/np.sqrt(len(rows))
+    return bool((ahead.mean(0) > min_standard_errors*error).all())
+
 # %% ../nbs/03_inference.ipynb #060026
 @patch
 def analyse_windows(self:LanguageClassifier,
@@ -200,19 +213,6 @@ def analyse_windows(self:LanguageClassifier,
         speech += duration*max(likely, default=0)
         if speech >= max_speech_seconds or new and windows_agree(spoken): break
     return np.array(spoken or rows), seconds
-
-# %% ../nbs/03_inference.ipynb #060029
-def windows_agree(
-    rows,  # (windows, labels), logits of windows of speech
-    min_windows: int = 4,
-    min_standard_errors: float = 4.,  # of the mean difference between the first label and another
-) -> bool:
-    "Whether windows prefer one label to every other by a wide margin"
-    if len(rows) < min_windows: return False
-    best = np.mean(rows, 0).argmax()
-    ahead = np.delete(np.array(rows)[:, [best]] - rows, best, axis=1)
-    error = ahead.std(0, ddof=1)/np.sqrt(len(rows))
-    return bool((ahead.mean(0) > min_standard_errors*error).all())
 
 # %% ../nbs/03_inference.ipynb #060037
 @patch
