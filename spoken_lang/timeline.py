@@ -203,8 +203,10 @@ def timeline_of(
     blocks = stream_audio(source, rate, channel, notes)
     rows, ends, total = sliding_logits(classifier, blocks, size, workers)
     found = [row for row in rows if row is not None]
-    if not found: return Timeline([(0., total, Prediction(status='too_short', seconds=total))][:len(rows)])
-    rows = [found[0] if row is None else row for row in rows]  # before the first window that is long enough
+    if not found:
+        whole = 0., total, Prediction(status='too_short', seconds=total)
+        return Timeline([whole] if rows else [])
+    rows = [found[0]]*(len(rows) - len(found)) + found  # too short ones are at the beginning
     segments = find_segments(classifier, np.array(rows), [*ends[:-1], total], codes)
     warning = join_notes(notes)
     return Timeline((start, end, replace(p, warning=warning)) for start, end, p in segments)

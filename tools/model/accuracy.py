@@ -45,7 +45,8 @@ def through_av(wav, codec, container, rate, bits):
         stream.bit_rate = bits
         frame = av.AudioFrame.from_ndarray((samples*32767).astype('int16')[None], format='s16', layout='mono')
         frame.sample_rate = rate
-        for packet in [*stream.encode(frame), *stream.encode(None)]: out.mux(packet)
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            out.mux(packet)
     return load_audio(buffer.getvalue())
 
 

@@ -288,7 +288,9 @@ def log_probabilities(session, wav):
 def compare_files(exact, shipped, wavs, labels, rounds=20):
     "Agreement and loss of two ONNX files on clips, and their times in turns on one thread"
     sessions = [LanguageClassifier(path).session for path in (exact, shipped)]
-    def rows(session): return np.array([log_probabilities(session, wav) for wav in wavs])
+    def rows(session):
+        return np.array([log_probabilities(session, wav) for wav in wavs])
+
     p, q = map(rows, sessions)
     clip = next(w for w in wavs if len(w) >= 6*SAMPLE_RATE)[:6*SAMPLE_RATE]
     works = {k: partial(log_probabilities, s, clip) for k, s in zip(('float32', 'int8'), sessions)}
