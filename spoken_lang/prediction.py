@@ -57,8 +57,9 @@ def find_language(
     if key in names: return names[key]
     near = difflib.get_close_matches(key, names, n=1)
     hint = f'Did you mean {near[0]!r}? ' if near else ''
-    raise ValueError(f'{name!r} is not a language this model knows. '
-                     f'{hint}Choose from: {", ".join(known)}.')
+    more = f' and {len(known) - 10} more' if len(known) > 12 else ''
+    some = ', '.join(known[:10] if more else known)
+    raise ValueError(f'{name!r} is not a language of this model. {hint}Choose from: {some}{more}.')
 
 # %% ../nbs/01_prediction.ipynb #000071
 def probability_bar(p, width=8):
