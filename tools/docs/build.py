@@ -45,6 +45,7 @@ def browser_page():
     folder = Path('nbs/browser')
     clf = LanguageClassifier.from_pretrained('tiny')  # a page should load in seconds
     shutil.copy(clf.path, folder/'model.onnx')
+    for name in ('LICENSE', 'NOTICE'): shutil.copy(clf.path.parent/name, folder)
     names = {label: language_name(label) for label in clf.labels}
     about = dict(labels=clf.labels, decision=clf.decision, languages=clf.languages)
     (folder/'model.json').write_text(json.dumps(about | dict(names=names, colours=COLOURS)))
