@@ -215,3 +215,11 @@ def split_windows(blocks, size):
     if rest is None or not len(rest): return
     if len(rest) <= size: yield rest
     else: yield from (rest[:len(rest)//2], rest[len(rest)//2:])
+
+# %% ../nbs/00_core.ipynb #e3274183
+def __getattr__(name):
+    "Hand on names of `audio`, which is imported when one of them is asked for"
+    from importlib import import_module
+    if name in ('load_audio', 'stream_audio', 'seek_windows'):
+        return getattr(import_module('spoken_lang.audio'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

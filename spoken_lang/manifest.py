@@ -251,3 +251,11 @@ def read_clips(
         raise ValueError(f'data: no clips for {", ".join(sorted(missing))}. '
                          'Add some, or take the label out.')
     return df
+
+# %% ../nbs/10_manifest.ipynb #85f6f93d
+def __getattr__(name):
+    "Hand on names of `splits`, which is imported when one of them is asked for"
+    from importlib import import_module
+    if name in ('split_by_group', 'fixed_split', 'clip_ids'):
+        return getattr(import_module('spoken_lang.splits'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
