@@ -4,15 +4,18 @@
 
 FOLDER: Whisper base as faster-whisper reads it (`model.bin`, `config.json`, `tokenizer.json`); it is
 computed in int8. Both get the same decoded clips, the VoxLingua107 ones of the test.
-Needs `pip install faster-whisper`.
+The run is logged as one on the test. Needs `pip install faster-whisper`.
 """
-import argparse, time
+import argparse, sys, time
+from pathlib import Path
 import numpy as np, pandas as pd
 from faster_whisper import WhisperModel
 from spoken_lang import LanguageClassifier, load_audio
 from spoken_lang.core import SAMPLE_RATE
 from spoken_lang.manifest import read_parquet
 from spoken_lang.results import about, save_results
+sys.path.insert(0, str(Path(__file__).parents[1]/'model'))
+from accuracy import log_run
 
 OURS, THEIRS = 'base', 'faster-whisper'
 
@@ -55,6 +58,7 @@ def main():
     made = about(f'python tools/checks/peers.py {args.folder}', classifier.path, n=len(rows), threads=1)
     save_results('nbs/results/base/peers.json', made, table=table, times_faster=round(times, 1),
                  seconds=round(float(rows.seconds.median()), 1))
+    log_run(made, OURS, 'time and errors beside faster-whisper')
     print(table, round(times, 1))
 
 

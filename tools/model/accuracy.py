@@ -175,6 +175,15 @@ def summarize(rows):
         confusion={f'{a} {b}': int(n) for (a, b), n in pairs.items()})
 
 
+def log_run(made, model, reason):
+    "Add a run on the test clips to the log"
+    log = Path('nbs/results/test_runs.json')
+    runs = json.loads(log.read_text()) if log.exists() else []
+    run = {k: made[k] for k in ('date', 'commit', 'model_sha256')}
+    run |= dict(model=model, reason=reason)
+    log.write_text(json.dumps([*runs, run], indent=1) + '\n')
+
+
 def main():
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
@@ -192,11 +201,7 @@ def main():
     command = f'python tools/model/accuracy.py {args.model} {args.out} --reason {args.reason!r}'
     made = about(command, model=classifier.path, n=len(clips), threads=1)
     save_results(args.out, made, **summarize(rows))
-    log = Path('nbs/results/test_runs.json')
-    runs = json.loads(log.read_text()) if log.exists() else []
-    run = {k: made[k] for k in ('date', 'commit', 'model_sha256')}
-    run |= dict(model=args.model, reason=args.reason)
-    log.write_text(json.dumps([*runs, run], indent=1) + '\n')
+    log_run(made, args.model, args.reason)
 
 
 if __name__ == '__main__': main()
