@@ -4,7 +4,7 @@
 
 FOLDER: Whisper base as faster-whisper reads it (`model.bin`, `config.json`, `tokenizer.json`); it is
 computed in int8. Both get the same decoded clips, the VoxLingua107 ones of the test.
-The run is logged as one on the test. Needs `pip install faster-whisper`.
+The run is logged as one on the test. Needs `pip install -e '.[dev]' faster-whisper`.
 """
 import argparse, sys, time
 from pathlib import Path
