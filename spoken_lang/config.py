@@ -28,6 +28,7 @@ class LearningConfig:
     freeze_layers: int = 0  # so many of the lowest layers of Whisper's encoder keep their weights
     retention: float = 0.  # weight of the divergence in `retention_loss`
     retention_weights: dict = field(default_factory=dict)  # label: factor on it for its clips
+    logit_adjustment: float = 0.  # strength of `logit_offsets` in `retention_loss`
     freeze_epochs: float = 0.  # the encoder keeps its weights before this epoch
     warmup: float = .05  # share of the steps
     weight_decay: float = .01
@@ -105,7 +106,7 @@ RANGES = dict.fromkeys((
     'freeze_layers', 'retention', 'valid_clips', 'keep_checkpoints', 'batch_seconds', 'eval_every',
     'early_stop', 'workers', 'threads', 'seed'), (0, None))
 RANGES |= dict.fromkeys(('steps', 'batch_size', 'copies', 'accumulate'), (1, None))
-RANGES |= dict.fromkeys(('valid', 'warmup', 'label_smoothing', 'adam_beta2'), (0, 1))
+RANGES |= dict.fromkeys(('valid', 'warmup', 'label_smoothing', 'adam_beta2', 'logit_adjustment'), (0, 1))
 
 # %% ../nbs/23_config.ipynb #23c00009
 def check_value(key, value):

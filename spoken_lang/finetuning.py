@@ -6,7 +6,7 @@
 __all__ = ['waves_key', 'DecodedClips', 'cache_waves', 'WaveMap', 'strata', 'draw_weights', 'random_crop', 'random_pad',
            'add_click', 'add_offset', 'add_hum', 'add_pause', 'near_silence', 'OnTheFlyBatches', 'first_item',
            'at_most', 'WholeClips', 'WaveCollator', 'fold_labels', 'mask_unmatched', 'language_divergence',
-           'retention_loss', 'average_weights', 'scale_rows', 'freeze_lowest']
+           'logit_offsets', 'retention_loss', 'average_weights', 'scale_rows', 'freeze_lowest']
 
 # %% ../nbs/22b_finetuning.ipynb #03b00005
 import hashlib, os
@@ -346,6 +346,25 @@ def language_divergence(
     after = fold_labels(after, parents, left_out)
     return (before.exp()*(before - after)).sum(1)
 
+# %% ../nbs/22b_finetuning.ipynb #22d00002
+def logit_offsets(
+    languages,  # (clips,)
+    weights: np.ndarray,  # (clips,), probabilities, see `draw_weights`
+    labels: list,
+    strength: float = 1.,  # 1 removes the effect of the shares; 0 keeps it
+    parents: dict = dict(gsw='de'),  # a label that shares the offset of another
+    left_out: list = ('none',),  # labels that are no languages; their offset is 0
+    least: float = 2e-3,  # share of a label that is drawn less, or never
+) -> torch.Tensor:  # (labels,), for `retention_loss`
+    "Logarithms of the languages' shares of the draws, against equal shares"
+    drawn = pd.Series(np.asarray(weights)).groupby(np.asarray(languages)).sum()
+    share = drawn.reindex(labels).fillna(0.).clip(lower=least)
+    for child, parent in parents.items():
+        if {child, parent} <= set(labels): share[child] = share[parent]
+    offsets = strength*np.log(share*len(labels))
+    offsets[[l for l in left_out if l in labels]] = 0.
+    return torch.tensor(offsets.values, dtype=torch.float32)
+
 # %% ../nbs/22b_finetuning.ipynb #03b00032
 def retention_loss(
     untouched,  # the network before training, with the same labels and front end
@@ -355,6 +374,7 @@ def retention_loss(
     weight: float = 1.,  # of the divergence; cross-entropy has 1
     weights: dict = dict(en=.3, it=.3, fr=.3, de=.3, gsw=.3, none=0.),  # factor for clips of a label
     bf16: bool = False,  # compute the untouched network in bfloat16
+    offsets: torch.Tensor = None,  # (labels,), added to the logits in the cross-entropy alone
 ):  # a function (model, batch, output) → loss, for `train`
     "Cross-entropy, and the divergence from the untouched network over the languages"
     untouched.eval().requires_grad_(False)
@@ -363,6 +383,7 @@ def retention_loss(
     dropped = [number[l] for l in left_out if l in number]
     rows = [number[l] for l in matched_labels if l in number]
     factors = torch.tensor([weights.get(l, 1.) for l in number])
+    offsets = torch.zeros(len(number)) if offsets is None else offsets
 
     def loss(model, batch, output):
         labels, device = batch['labels'], output.logits.device.type
@@ -371,7 +392,8 @@ def retention_loss(
             before = untouched(batch['input_features'], batch['attention_mask']).logits.float()
         divergence = language_divergence(before, logits, folded, dropped)
         factor = torch.where(labels < 0, 1., factors.to(labels.device)[labels.clamp(min=0)])
-        right = F.cross_entropy(logits, labels, reduction='sum')/(labels >= 0).sum().clamp(min=1)
+        shifted = logits + offsets.to(logits.device)
+        right = F.cross_entropy(shifted, labels, reduction='sum')/(labels >= 0).sum().clamp(min=1)
         return right + weight*(factor*divergence).mean()
     return loss
 

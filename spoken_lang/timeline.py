@@ -37,7 +37,7 @@ def window_logits(
     classifier,  # any object with `labels` and `logits`
     wav: np.ndarray,  # (samples,), 16 kHz
 ) -> np.ndarray | None:  # (labels,), raw; None where the window is too short
-    "Logits of one window, without digital silence at its ends"
+    "Logits of one window, without its silence"
     loud = trim_silence(wav)
     if not len(loud) and 'none' in classifier.labels:
         silence = np.full(len(classifier.labels), -1000.)

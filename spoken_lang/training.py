@@ -20,7 +20,7 @@ from .features import front_end, SpokenLanguageFeatureExtractor
 from spoken_lang.model import (
     s2t_medium_config, SpokenLanguageClassifier, SpokenLanguageConfig, whisper_base_config
 )
-from .finetuning import freeze_lowest, retention_loss
+from .finetuning import draw_weights, freeze_lowest, logit_offsets, retention_loss
 from .config import check_setting, TrainConfig
 from .training_sets import cached_sets, on_the_fly_sets, read_split
 from .callbacks import ErrorExamplesCallback, SafetyCallback, last_checkpoint
@@ -145,12 +145,17 @@ def check_labels(config, net):
                      'Set `labels` in the config to those of the model.')
 
 # %% ../nbs/25_training.ipynb #c1985a5c
-def default_loss(config, net):
+def default_loss(config, untouched, clips):
     "The retention loss of a config; None for the loss of the network"
     if not config.retention: return None
+    offsets = None
+    if config.logit_adjustment:
+        shares = config.group_shares, config.vocoded_shares, config.source_shares
+        weights = draw_weights(clips.assign(kind=clips.get('kind', 'human')), *shares)
+        offsets = logit_offsets(clips.language, weights, config.labels, config.logit_adjustment)
     return retention_loss(
-        copy.deepcopy(net), config.matched_labels, weight=config.retention,
-        weights=config.retention_weights, bf16=config.bf16)
+        untouched, config.matched_labels, weight=config.retention,
+        weights=config.retention_weights, bf16=config.bf16, offsets=offsets)
 
 # %% ../nbs/25_training.ipynb #030100
 def train(
@@ -168,8 +173,8 @@ def train(
     folder = run_folder(config, run)
     net = build_model(config) if model is None else check_labels(config, model)
     if config.freeze_layers: freeze_lowest(net, config.freeze_layers)
-    if loss is None: loss = default_loss(config, net)
     df, train, valid = read_split(config)
+    if loss is None: loss = default_loss(config, copy.deepcopy(net), train)
     if process.is_main_process and not run:
         record_run(folder, config, train, valid)
     guard = SafetyCallback(config.freeze_epochs)

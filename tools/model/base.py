@@ -3,16 +3,18 @@
     1. python ../shared/tools/whisper_base.py workspace/whisper-base
     2. python tools/model/speech.py voices workspace/base/pairs.parquet ../shared/text/gsw-*_de.tsv
     3. python tools/model/base.py revoice ../shared/tools/revoice
-    4. python tools/model/base.py train [--steps N ...]
-    5. python tools/model/base.py choose RUN
-    6. python tools/model/base.py export RUN
-    7. python tools/model/base.py ship RUN
+    4. python tools/model/sounds.py workspace/base/sounds.parquet
+    5. python tools/model/base.py train [--steps N ...]
+    6. python tools/model/base.py choose RUN
+    7. python tools/model/base.py export RUN
+    8. python tools/model/base.py ship RUN
 
 1 is not needed where the hub can be reached: set `--pretrained_encoder_path openai/whisper-base`.
-3 sends all clips through the vocoder of the Swiss German ones. 4 prints the folder of the run, and
+3 sends all clips through the vocoder of the Swiss German ones. 5 prints the folder of the run, and
 resumes with `train RUN`; it reads nbs/results/base/config.yml, of which any key can be set by
-`--key value`. 5 chooses a checkpoint, and a share of its weights, by validation. 6 writes
-RUN/model.onnx with thresholds. 7 writes the two files of the repository,
+`--key value`; `--start FILE` begins with the weights of an earlier run, averaged with those of Whisper.
+6 chooses a checkpoint, and a share of its weights, by validation. 7 writes
+RUN/model.onnx with thresholds. 8 writes the two files of the repository,
 spoken_lang/models/base.onnx and weights/base.safetensors. From the latter,
 `python tools/model/base.py restore FOLDER` makes the network of RUN again; it needs step 1 alone.
 """
@@ -33,6 +35,7 @@ from spoken_lang.batches import collate
 from spoken_lang.benchmark import time_in_turns
 from spoken_lang.config import read_config
 from spoken_lang.core import SAMPLE_RATE
+from spoken_lang.evaluation import fit_temperature
 from spoken_lang.finetuning import at_most, average_weights
 from spoken_lang.inference import LanguageClassifier
 from spoken_lang.manifest import read_clips
@@ -41,7 +44,8 @@ from spoken_lang.onnx_export import export_run, load_run
 from spoken_lang.outliers import quantize_rest
 from spoken_lang.results import about, save_results
 from spoken_lang.splits import fixed_split
-from spoken_lang.training import build_model
+from spoken_lang.training import build_model, default_loss
+from spoken_lang.training_sets import read_split
 from spoken_lang.weights import load_changes, save_changes
 
 RESULTS, FOLDER = 'nbs/results/base', Path('workspace/base')
@@ -128,11 +132,16 @@ def split(config=CONFIG):
     return df.assign(valid=valid).groupby(['valid', 'kind']).seconds.agg(['size', 'sum'])
 
 
-def train(run=None, **changes):
-    "Train, or go on with a run; keys of the config can be changed"
+def train(run=None, start=None, start_share=.75, **changes):
+    "Train, or resume a run; `start`: a file of `ship` to begin with; keys of the config can be changed"
     config = read_config(f'{run}/config.yml' if run else CONFIG, **changes)
     if not (Path(config.splits)/'train.csv').exists(): print(split())
-    return str(training.train(config, run))
+    untouched = build_model(config)
+    model, clips = copy.deepcopy(untouched), read_split(config)[1]
+    if start:
+        new = load_changes(start, config.pretrained_encoder_path).state_dict()
+        model.load_state_dict(average_weights(untouched.state_dict(), new, start_share))
+    return str(training.train(config, run, model, loss=default_loss(config, untouched, clips)))
 
 
 def in_room(wav, rng, noises):
@@ -238,6 +247,21 @@ def scores(logits, table, labels):
     return {k: round(float(v), 4) for k, v in (found | dict(nll=np.mean(list(nll.values())))).items()}
 
 
+def calibrated(logits, table, labels):
+    "Logits divided by the temperature that is fitted on whole clips, as `export` does"
+    whole = ((table.cut == 'whole') & table.language.isin(labels)).values
+    truth = [labels.index(l) for l in table.language[whole]]
+    return logits/fit_temperature(logits[whole], truth)
+
+
+def dialect_offset(logits, table, labels, mistaken=.02):
+    "How far to lower the row of Swiss German: so few of people's German clips are then called so; at most 0"
+    people = ((table.language == 'de') & (table.kind == 'human') & (table.cut != '1 s')).values
+    row = labels.index('gsw')
+    others = np.delete(logits[people], row, 1).max(1)
+    return min(0., -float(np.quantile(logits[people, row] - others, 1 - mistaken)))
+
+
 def choose(run, shares=(.4, .55, .7, .85, 1.), first_share=.7):
     "Keep the checkpoint and the share of its weights with the lowest NLL; the rest are untouched ones"
     run, config = Path(run), read_config(Path(run)/'config.yml')
@@ -248,8 +272,8 @@ def choose(run, shares=(.4, .55, .7, .85, 1.), first_share=.7):
     def evaluate(checkpoint, share):
         new = load_file(run/'checkpoints'/f'checkpoint-{checkpoint}'/'model.safetensors') if share else old
         model.load_state_dict(average_weights(old, new, share))
-        answers[checkpoint, share] = logits_of(model, wavs)
-        found[checkpoint, share] = scores(answers[checkpoint, share], table, config.labels)
+        logits = answers[checkpoint, share] = logits_of(model, wavs)
+        found[checkpoint, share] = scores(calibrated(logits, table, config.labels), table, config.labels)
         print(checkpoint, share, found[checkpoint, share], flush=True)
     steps = sorted(int(p.name.split('-')[1]) for p in (run/'checkpoints').glob('checkpoint-*'))
     for step in steps: evaluate(step, first_share)
@@ -263,15 +287,21 @@ def keep(run, config, untouched, table, answers, found):
     step, share = best = min(found, key=lambda k: found[k]['nll'])
     new = load_file(run/'checkpoints'/f'checkpoint-{step}'/'model.safetensors')
     untouched.load_state_dict(average_weights(untouched.state_dict(), new, share))
-    untouched.save_pretrained(run/'model')
     whole = ((table.cut == 'whole') & table.language.isin(config.labels)).values
     labels = [config.labels.index(l) for l in table.language[whole]]
     sources = np.array(table.source[whole], 'U')
-    np.savez(run/'valid.npz', logits=answers[best][whole], labels=labels, sources=sources)
+    logits, row = answers[best].copy(), config.labels.index('gsw')
+    offset = dialect_offset(logits, table, config.labels)
+    logits[:, row] += offset
+    np.savez(run/'valid.npz', logits=logits[whole], labels=labels, sources=sources)
+    untouched.head.bias.data[row] += offset
+    untouched.save_pretrained(run/'model')
+    after = scores(calibrated(logits, table, config.labels), table, config.labels)
     rows = [dict(step=step, share=share, **s) for (step, share), s in found.items()]
     made = about('python tools/model/base.py choose RUN', n=len(table), seed=config.seed)
-    save_results(f'{RESULTS}/choice.json', made, step=step, share=share, tried=rows)
-    return dict(step=step, share=share, **found[best])
+    save_results(f'{RESULTS}/choice.json', made, step=step, share=share, gsw_offset=round(offset, 3),
+                 with_offset=after, tried=rows)
+    return dict(step=step, share=share, offset=offset, **after)
 
 
 def export(run):
