@@ -163,7 +163,8 @@ def summarize(rows):
         dialect=count(dialect.answer == 'gsw'), german=count(revoiced_german.answer == 'de'),
         german_called_swiss=count(revoiced_german.answer == 'gsw'))
     result['refusal'] = refusal(four, human[human.code.isin(NEVER_TRAINED)])
-    result['other_languages'] = dict(right=count(elsewhere.among_all == elsewhere.code),
+    named = elsewhere.among_all == elsewhere.code
+    result['other_languages'] = dict(right=count(named), same_code=count(named[elsewhere.same_code]),
         by_language=counts_by(elsewhere, 'code'))
     result['no_speech'] = dict(first=count(first_noise.answer == 'no_speech'),
         more=count(more_noise.answer == 'no_speech'), speech_lost=count(speech.answer == 'no_speech'))
@@ -193,6 +194,7 @@ def main():
     args = parser.parse_args()
     classifier = LanguageClassifier.from_pretrained(args.model)
     clips = read_parquet(args.corpus, 'test').reset_index(drop=True)
+    clips['same_code'] = ~clips.code.isin(RENAMED)
     clips['code'] = clips.code.replace(RENAMED)
     clips['named'] = clips.code.isin(classifier.labels)
     rows = classify_all(remembering(classifier), clips)
