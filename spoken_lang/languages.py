@@ -93,13 +93,14 @@ def tag_language(
 def explain_unknown(
     name,  # what was not found
     known: tuple = EVERY,  # among these codes
+    of: str = 'this model',  # what has the languages `known`
 ) -> str:
     "Why a name is not found, and what to write instead"
     every, index = language_index(EVERY), language_index(known)
     found = every.get(name_key(name)) or every.get(tag_language(name))
     what = f'{language_name(found[0])} ({found[0]})' if found else repr(str(name))
     near = difflib.get_close_matches(name_key(name), index, n=1)
-    parts = [f'{what} is not a language {"that is known" if known == EVERY else "of this model"}.']
+    parts = [f'{what} is not a language {"that is known" if known == EVERY else f"of {of}"}.']
     if near and not found: parts.append(f'Did you mean {index[near[0]][1]!r}?')
     if known != EVERY:
         more = f' and {len(known) - 10} more' if len(known) > 12 else ''
@@ -110,6 +111,7 @@ def explain_unknown(
 def find_language(
     name: str,  # a code, a tag, or a name: its own, English, German, French or Italian
     known=None,  # codes to choose from; by default all of the table
+    of: str = 'this model',  # what has the languages `known`, for the message
 ) -> str:  # the code
     "The code of the language with this name; `ValueError` if there is none"
     if known is not None and name in known: return name
@@ -117,4 +119,4 @@ def find_language(
     index = language_index(known)
     for key in (name_key(name), tag_language(name)):
         if key in index: return index[key][0]
-    raise ValueError(explain_unknown(name, known))
+    raise ValueError(explain_unknown(name, known, of))
