@@ -65,17 +65,16 @@ def name_key(name) -> str:
 @lru_cache(maxsize=16)
 def language_index(
     known: tuple,  # codes, or labels of a user's own
-) -> dict:  # {key: (code, name)}, see `name_key`
+) -> dict:  # {key: code}, see `name_key`
     "The languages by all their names"
     levels = [{}, {}, {}, {}]
     for label in known:
         l = ALL_LANGUAGES.get(label) or Language(label, label, label, label)
         if l.code not in ALL_LANGUAGES and known is not EVERY:
-            code, _ = language_index(EVERY).get(name_key(label), (label, label))
-            l = ALL_LANGUAGES.get(code, l)
+            l = ALL_LANGUAGES.get(language_index(EVERY).get(name_key(label)), l)
         ranks = [label], [l.code, l.iso639_3, l.name, l.native], l.codes, l.aliases
         for level, names in zip(levels, ranks):
-            for name in names: level.setdefault(name_key(name), (label, name))
+            for name in names: level.setdefault(name_key(name), label)
     return levels[3] | levels[2] | levels[1] | levels[0]
 
 # %% ../nbs/00d_languages.ipynb #710e78a4
@@ -96,12 +95,13 @@ def explain_unknown(
     of: str = 'this model',  # what has the languages `known`
 ) -> str:
     "Why a name is not found, and what to write instead"
-    every, index = language_index(EVERY), language_index(known)
+    every = language_index(EVERY)
     found = every.get(name_key(name)) or every.get(tag_language(name))
-    what = f'{language_name(found[0])} ({found[0]})' if found else repr(str(name))
-    near = difflib.get_close_matches(name_key(name), index, n=1)
-    parts = [f'{what} is not a language {"that is known" if known == EVERY else f"of {of}"}.']
-    if near and not found: parts.append(f'Did you mean {index[near[0]][1]!r}?')
+    means = f' (it is {language_name(found)}, {found})' if found else ''
+    near = difflib.get_close_matches(name_key(name), language_index(known), n=1)
+    where = 'that is known' if known == EVERY else f'of {of}'
+    parts = [f'{str(name)!r} is not a language {where}{means}.']
+    if near and not found: parts.append(f'Did you mean {near[0]!r}?')
     if known != EVERY:
         more = f' and {len(known) - 10} more' if len(known) > 12 else ''
         parts.append(f'Choose from: {", ".join(known[:10] if more else known)}{more}.')
@@ -118,5 +118,5 @@ def find_language(
     known = EVERY if known is None else tuple(known)
     index = language_index(known)
     for key in (name_key(name), tag_language(name)):
-        if key in index: return index[key][0]
+        if key in index: return index[key]
     raise ValueError(explain_unknown(name, known, of))
