@@ -8,7 +8,7 @@ where ../shared/corpus is, clips of the training part that `base` was validated 
 """
 import argparse, sys
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd, pyarrow.parquet as pq
 from scipy import signal
 from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]/'model'))
@@ -31,19 +31,37 @@ def samples():
         yield str(path), path.parent.name, load_audio(path)
 
 
+def validation_rows():
+    "The rows of the validation part of `base`, without sound"
+    from base import held_out
+    from spoken_lang.manifest import drop_rows
+    tables = []
+    for path in sorted(Path(CORPUS).glob('*.parquet')):
+        columns = [c for c in pq.read_schema(path).names if c != 'audio']
+        df = pq.read_table(path, columns=columns).to_pandas()
+        tables.append(df.assign(path=str(path), row=range(len(df))))
+    df = pd.concat(tables, ignore_index=True).rename(columns=dict(lang='code'))
+    df = drop_rows(df[df.role == 'train'], Path(CORPUS)/'dropped.csv')
+    return df[held_out(df)]
+
+
+def sounds(rows):
+    "The waves of rows of `validation_rows`"
+    shards = {path: pq.ParquetFile(path).read(columns=['audio'])['audio'] for path in set(rows.path)}
+    return [load_audio(shards[r.path][r.row].as_py()['bytes']) for r in rows.itertuples()]
+
+
 def validation_clips(rng, each):
     "So many validation clips of each language, and ringtones of the validation part"
-    from base import held_out
-    from spoken_lang.manifest import read_parquet
-    df = read_parquet(CORPUS, role='train')
-    df = df[held_out(df)]
+    df, chosen = validation_rows(), []
     speech = df[df.seconds.between(*SPEECH)]
     for language in LANGUAGES:
-        rows = speech[speech.language == language]
-        for row in rows.iloc[rng.permutation(len(rows))[:each]].itertuples():
-            yield f'{row.source}/{row.recording}', language, load_audio(row.audio)
-    tones = df[df.source == 'ubports-ringtones']
-    yield 'ringtones', None, [load_audio(a) for a in tones.audio]
+        rows = speech[speech.code == language]
+        chosen.append(rows.iloc[rng.permutation(len(rows))[:each]])
+    chosen = pd.concat(chosen)
+    names = chosen.source + '/' + chosen.recording
+    yield from zip(names, chosen.code, sounds(chosen))
+    yield 'ringtones', None, sounds(df[df.source == 'ubports-ringtones'])
 
 
 def music(seconds, rng, _):
