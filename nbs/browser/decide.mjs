@@ -54,3 +54,17 @@ export function decide(logits, labels, options = {}) {  // logits: an array of w
   const scores = rows.map(row => columns.map((l, c) => row[l] + logPrior[c]))
   return {...result, shares: windowShares(scores, speech, codes)}
 }
+
+const WORDS = {no_speech: 'No speech detected. Is the microphone on?',
+               too_short: 'The recording is too short. Half a second is the minimum.',
+               unknown_language: 'The speech is in none of these languages'}
+const percent = p => `${(100*p).toFixed(0)} %`
+
+export function inWords(p, names, ms) {  // a prediction as sentences; names: {code: name}, ms: how long it took
+  if (p.status === 'unknown_language') return WORDS[p.status] + (p.outside ? `, probably ${names[p.outside]}.` : '.')
+  if (p.status !== 'ok') return WORDS[p.status]
+  const [code, best] = Object.entries(p.probabilities)[0]
+  const answer = `${names[code]}, ${percent(best)}, from ${p.seconds.toFixed(1)} s in ${ms} ms.`
+  const shares = Object.entries(p.shares ?? {}).map(([c, share]) => `${names[c]} ${percent(share)}`).join(', ')
+  return shares ? `${answer} Of the speech: ${shares}.` : answer
+}

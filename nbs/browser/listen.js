@@ -2,7 +2,7 @@
 // This file decodes and cuts windows as spoken_lang.inference does (nbs/03_inference.ipynb);
 // decide.mjs turns logits into a prediction.
 import * as ort from './ort/ort.wasm.min.mjs'
-import {decide, logSoftmax} from './decide.mjs'
+import {decide, inWords, logSoftmax} from './decide.mjs'
 
 const RATE = 16000, WINDOW = 6, MIN_SECONDS = .5, SILENCE = 1e-4, ENOUGH = 60, MAX_MINUTES = 60
 const here = name => new URL(name, import.meta.url).href
@@ -101,9 +101,6 @@ export async function classify(buffer, only = []) {
 
 // The page
 
-const WORDS = {no_speech: 'No speech detected. Is the microphone on?',
-               too_short: 'The recording is too short. Half a second is the minimum.',
-               unknown_language: 'The speech is in none of these languages.'}
 const root = document.getElementById('spoken-lang')
 root.innerHTML = `
   <p><button id="sl-record" type="button">● Record</button>
@@ -122,8 +119,8 @@ async function show() {
   const only = [...root.querySelectorAll('fieldset input:checked')].map(i => i.value), start = performance.now()
   try {
     const p = await classify(last.slice(0), only), ms = Math.round(performance.now() - start)
-    const bars = Object.entries(p.probabilities), [code, share] = bars[0] ?? []
-    words.textContent = WORDS[p.status] ?? `${about.names[code]}, ${(100*share).toFixed(0)} %, from ${p.seconds.toFixed(1)} s in ${ms} ms.`
+    const bars = Object.entries(p.probabilities)
+    words.textContent = inWords(p, about.names, ms)
     find('#sl-bars').innerHTML = (p.status === 'ok' ? bars : []).map(([c, q]) =>
       `<label>${about.names[c]} (${c}) <span class="sl-bar"><span style="width: ${100*q}%; background: ${about.colours[c] ?? '#bbbbbb'}">
        </span></span> ${(100*q).toFixed(1)} %</label>`).join('')
