@@ -21,8 +21,10 @@ from spoken_lang.core import (
 )
 from .results import append_result, kept_results
 from .prediction import log_softmax, Prediction
+from .stream import stream_of
 from spoken_lang.timeline import (
-    candidates_of, decide_for, explain_of, join_notes, stream_of, timeline_of, window_logits
+    candidates_of, decide_for, explain_of, join_notes, speech_probabilities, timeline_of,
+    window_logits
 )
 
 # %% ../nbs/03_inference.ipynb #060007
@@ -177,9 +179,7 @@ def speech_probability(self:LanguageClassifier,
     logits: np.ndarray,  # (labels,), raw, of one window
 ) -> float:  # 1 where the model has no label `none`
     "The probability that a window holds speech"
-    if 'none' not in self.labels: return 1.
-    row = log_softmax(logits, self.decision.get('temperature', 1.))
-    return 1 - float(np.exp(row[self.labels.index('none')]))
+    return float(speech_probabilities(self, [logits])[0])
 
 # %% ../nbs/03_inference.ipynb #060029
 def windows_agree(
