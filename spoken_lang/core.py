@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUDIO_SUFFIXES', 'SAMPLE_RATE', 'WINDOW', 'MIN_SECONDS', 'SILENCE', 'AudioError', 'walk_files', 'find_audio_files',
            'Resampler', 'resample_blocks', 'level_range', 'peak_correlation', 'split_sources', 'to_mono', 'int_bits',
-           'checked_array', 'from_array', 'source_name', 'trim_silence', 'split_windows']
+           'checked_array', 'unwrap_source', 'from_array', 'source_name', 'trim_silence', 'split_windows']
 
 # %% ../nbs/00_core.ipynb #f0d15bb6
 import os, sys
@@ -154,13 +154,35 @@ def int_bits(
 # %% ../nbs/00_core.ipynb #0000a8
 def checked_array(wav, rate):
     "The array of something array-like; `AudioError` for what is no sound"
+    if hasattr(wav, 'detach'):  # a tensor, which may need its gradient, or be of bfloat16
+        wav = wav.detach().cpu()
+        if wav.is_floating_point(): wav = wav.float()
+    if isinstance(wav, list) and any(hasattr(x, '__array__') and np.ndim(x) for x in wav):
+        raise AudioError(f'a list of {len(wav)} arrays may be a batch, or channels. Pass each array '
+                         'by itself, or channels as one array: numpy.stack(list).')
     try: wav = np.asarray(wav)
-    except ValueError: wav = np.array(None)
+    except (TypeError, ValueError): wav = np.array(None)
     if not isinstance(rate, (int, float, np.number)) or not 100 <= rate <= 1e6:
         raise AudioError(f'an array needs its sample rate in Hz, not {rate!r}. Pass (array, rate).')
     if wav.ndim in (1, 2) and wav.dtype.kind in 'iuf': return wav
     raise AudioError(f'an array of shape {wav.shape} and type {wav.dtype} is not sound. '
                      'Pass numbers, (samples,) or (samples, channels).')
+
+# %% ../nbs/00_core.ipynb #befd8655
+def unwrap_source(
+    source,  # a path, bytes, a file object, an array, (array, rate), or a value of an audio column
+    rate: float = None,  # Hz, where `source` is a bare array
+):  # (array, rate), or a path, bytes or a file object
+    "Samples in any wrapper as (array, rate); anything else as it is"
+    if isinstance(source, dict):
+        samples = source.get('array', source.get('raw'))
+        if samples is not None: return samples, source.get('sampling_rate')
+        return source.get('bytes') or source.get('path')
+    if hasattr(source, 'get_all_samples'):
+        samples = source.get_all_samples()
+        return samples.data, samples.sample_rate
+    bare = isinstance(source, list) or hasattr(source, '__array__')
+    return (source, rate) if bare else source
 
 # %% ../nbs/00_core.ipynb #0000f0
 def from_array(

@@ -12,7 +12,8 @@ nbs/results/test_runs.json.
 Timelines: `right`, `missed`, `confused` and `false_alarm` are shares of the seconds of speech, the parts of
 the identification error rate of pyannote.metrics without a collar. `switches_found` is its segmentation
 recall with a tolerance of 1 s; a pause belongs half to each side. Streams: each stretch is one, after the
-music where there is some; seconds until `done` are counted from the first word.
+music where there is some; seconds until `done` are counted from the first word. Changes: the first third of the recordings, each as one
+stream that is locked when it is done; whether and when it notices another language.
 """
 import argparse
 from dataclasses import dataclass
@@ -175,6 +176,37 @@ def measure_streams(stream, mixes):
                 confused={f'{a} {b}': int(n) for (a, b), n in pairs.items()})
 
 
+def change_rows(stream, mix):
+    "[(s of the change by the stream, s when it was noticed, code), ...] of a stream that is locked"
+    rows = []
+    for i in range(0, len(mix.wav), SAMPLE_RATE//10):
+        stream.feed(mix.wav[i:i + SAMPLE_RATE//10])
+        if stream.done and not stream.locked: stream.lock()
+        if len(stream.changes) > len(rows):
+            began, code = stream.changes[-1]
+            rows.append((began, stream.seconds, code))
+    return rows
+
+
+def measure_changes(stream, mixes):
+    "Figures of a function that makes streams, locked when they are done, over whole recordings"
+    delays, errors = [], []
+    switches = false = 0
+    for mix in mixes:
+        rows = change_rows(stream(), mix)
+        for start, end, code in mix.spans[1:]:
+            right = [r for r in rows if r[2] == code and start - 3 <= r[0] <= end]
+            switches += 1
+            if not right: continue
+            delays.append(right[0][1] - start)
+            errors.append(abs(right[0][0] - start))
+            rows.remove(right[0])
+        false += len(rows)
+    median = lambda values: round(float(np.median(values)), 2)
+    return dict(recordings=len(mixes), switches=switches, noticed=len(delays), false=false,
+                median_delay_seconds=median(delays), median_error_seconds=median(errors))
+
+
 def main():
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
@@ -189,9 +221,10 @@ def main():
     mixes = [make_mix(*pool, i) for i in tqdm(range(args.recordings))]
     timelines = measure_timelines(classifier.timeline, tqdm(mixes))
     streams = measure_streams(classifier.stream, tqdm(mixes))
+    changes = measure_changes(classifier.stream, tqdm(mixes[:args.recordings//3]))
     command = f'python tools/model/over_time.py {args.model} {args.out} --reason {args.reason!r}'
     made = about(command, model=classifier.path, n=len(mixes), threads=1, role=args.role)
-    save_results(args.out, made, timelines=timelines, streams=streams)
+    save_results(args.out, made, timelines=timelines, streams=streams, changes=changes)
     if args.role == 'test': log_run(made, args.model, args.reason)
 
 
