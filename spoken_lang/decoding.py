@@ -101,13 +101,14 @@ class FilePart(io.RawIOBase):
 # %% ../nbs/00b_decoding.ipynb #0000c6
 @contextmanager
 def open_av(file):
-    "(container, audio stream) of ffmpeg's demuxers"
+    "(container, audio stream) of ffmpeg's demuxers: the default one where several are"
     import av
     options = dict(mode='r', options={'protocol_whitelist': 'none'}, metadata_errors='ignore')
     with opened_file(file) as f, av.open(FilePart(f), **options) as container:
-        if not container.streams.audio:
-            raise AudioError('it has no audio track')
-        yield container, container.streams.audio[0]
+        tracks = container.streams.audio
+        if not tracks: raise AudioError('it has no audio track')
+        default = [t for t in tracks if t.disposition & av.stream.Disposition.default]
+        yield container, (default or tracks)[0]
 
 # %% ../nbs/00b_decoding.ipynb #0000c9
 def frame_samples(frame):
