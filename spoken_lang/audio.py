@@ -51,7 +51,10 @@ def open_source(
     name = source_name(source)
     try:
         if hasattr(source, 'read'): return rewindable(source, name), name
-        with open(source, 'rb') as f: empty = not f.read(1)
+        with open(source, 'rb') as f:
+            if not f.seekable():  # a pipe, which is read once
+                return rewindable(f, name), name
+            empty = not f.read(1)
     except AudioError: raise
     except (OSError, TypeError, ValueError) as e:
         reason = getattr(e, 'strerror', None) or e

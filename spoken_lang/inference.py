@@ -19,7 +19,7 @@ from .audio import audio_info, open_source, seek_windows, stream_channels
 from spoken_lang.core import (
     split_windows, AudioError, from_array, source_name, SAMPLE_RATE, split_sources, to_mono, WINDOW
 )
-from .results import append_result, kept_results
+from .results import question_of, ResultFile
 from .prediction import log_softmax, Prediction
 from spoken_lang.timeline import (
     candidates_of, decide_for, explain_of, join_notes, stream_of, timeline_of, window_logits
@@ -98,6 +98,7 @@ class LanguageClassifier:
     timeline = timeline_of
     stream = stream_of
     explain = explain_of
+    question = question_of
 
     @property
     def languages(self):  # the candidates where the caller names none
@@ -253,14 +254,15 @@ def classify_files(self:LanguageClassifier,
     paths,  # files
     workers: int = None,  # threads; by default one a core
     progress: bool = False,  # show a progress bar
-    results=None,  # a .jsonl or .csv file that predictions are added to; what it holds is kept
+    results=None,  # a .jsonl or .csv file that predictions are added to, see `ResultFile`
     **kwargs,  # see `classify`
 ):  # yields a `Prediction` for each path, in order
     "Classify many files; one that cannot be read gives a `Prediction` with status `error`"
     paths = list(paths)
-    kept = kept_results(results) if results else {}
     self.candidates(kwargs.get('languages'), kwargs.get('priors'))  # raises before any work is done
-    answer = lambda path: kept.get(str(path)) or self.classify_file(path, **kwargs)
+    kept = ResultFile(results, self.question(**kwargs), paths) if results else None
+    def answer(path):
+        return kept and kept.get(path) or self.classify_file(path, **kwargs)
     pool = ThreadPoolExecutor(workers or os.cpu_count())
     try:
         answers = pool.map(answer, paths)
@@ -268,10 +270,11 @@ def classify_files(self:LanguageClassifier,
             from tqdm.auto import tqdm
             answers = tqdm(answers, total=len(paths), unit='file')
         for p in answers:
-            if results and p.path not in kept: append_result(results, p)
+            if kept: kept.add(p)
             yield p
     finally:  # a caller that stops early does not wait for the rest
         pool.shutdown(cancel_futures=True)
+        if kept: kept.close()
 
 # %% ../nbs/03_inference.ipynb #060094
 _default = lru_cache(maxsize=1)(LanguageClassifier.from_pretrained)

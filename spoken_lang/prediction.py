@@ -164,7 +164,8 @@ def find_candidates(
             raise ValueError(f'all: this model names {", ".join(known)} and no others. Load `base`.')
         languages = known
     if isinstance(languages, str): languages = languages.split(',')
-    codes = [find_language(l, known) for l in (languages or priors or default or known)]
+    wanted = languages or priors or default or known
+    codes = list(dict.fromkeys(find_language(l, known) for l in wanted))  # each once
     prior = {find_language(l, known): p for l, p in (priors or {}).items()}
     if not prior: return codes, np.zeros(len(codes))  # all equal
     p = [prior.get(c, 0.) for c in codes]
