@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'RANGES', 'LearningConfig', 'TrainConfig', 'suggest', 'check_type', 'check_value', 'check_setting',
-           'check_combinations', 'check_names', 'as_list', 'read_yaml', 'read_config']
+           'check_combinations', 'check_names', 'as_list', 'read_yaml', 'label_codes', 'read_config']
 
 # %% ../nbs/23_config.ipynb #2feda353
 import difflib, typing
 from dataclasses import dataclass, field
 from pathlib import Path
-import yaml
-from .prediction import LANGUAGES
+from .prediction import find_language, LANGUAGES
 
 # %% ../nbs/23_config.ipynb #030007
 @dataclass(kw_only=True)
@@ -139,6 +138,9 @@ def check_combinations(
     config: TrainConfig,
 ):
     "`ValueError` with one sentence for settings that contradict each other"
+    if len(config.labels) < 2:
+        raise ValueError('config: labels must be two or more, since one alone is always the answer; '
+                         f'they are [{", ".join(config.labels)}].')
     crop = config.crop_seconds
     if crop:
         numbers = len(crop) == 2 and all(isinstance(c, (int, float)) for c in crop)
@@ -185,12 +187,13 @@ def as_list(
     "A text `[a/b, c]` or a tuple from the command line as a list"
     if want is not list: return value
     if isinstance(value, str):
-        return [v.strip() for v in value.strip('[]').split(',')]
+        return [v.strip() for v in value.strip('[]').split(',') if v.strip()]
     return list(value) if isinstance(value, tuple) else value
 
 # %% ../nbs/23_config.ipynb #23c00011
 def read_yaml(path):
     "The keys and values of a YAML file; `ValueError` with one sentence where it has none"
+    import yaml  # of the train extra
     try: given = yaml.safe_load(Path(path).read_text(encoding='utf-8')) or {}
     except OSError as e:
         raise ValueError(f'{path}: cannot be opened ({e.strerror}). Check the path.') from None
@@ -198,6 +201,16 @@ def read_yaml(path):
         raise ValueError(f'{path}: not a YAML file ({" ".join(str(e).split())}).') from None
     if isinstance(given, dict): return given
     raise ValueError(f'{path}: should hold lines such as `steps: 5000`.')
+
+# %% ../nbs/23_config.ipynb #ba1d5076
+def label_codes(
+    labels: list,  # languages by any name, and `other`, `none`
+) -> list:  # each once; a name that is not in `LANGUAGES` as it is
+    "The codes of languages, as `read_folders` gives them for the names of folders"
+    def code(label):
+        try: return find_language(label)
+        except ValueError: return str(label)
+    return list(dict.fromkeys(map(code, labels)))
 
 # %% ../nbs/23_config.ipynb #030016
 def read_config(
@@ -212,6 +225,7 @@ def read_config(
     if not given.get('data'):
         raise ValueError(f'{path or "config"}: lacks the key `data`: '
                          'folders, CSV manifests or parquet shards to train on.')
+    if 'labels' in given: given['labels'] = label_codes(given['labels'])
     config = TrainConfig(**given)
     check_combinations(config)
     check_names(config)

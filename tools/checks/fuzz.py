@@ -214,7 +214,7 @@ def result_files():
 def readers(name=None):
     "{name: (seed inputs, reader of (bytes, path), its errors)}; bombs are made where they are named"
     from spoken_lang.manifest import read_manifest
-    from spoken_lang.results import kept_results
+    from spoken_lang.results import kept_records
     from spoken_lang.config import read_config
     import safetensors.numpy
     manifest = f'audio,language,speaker,seconds\n{CLIP},de,a,7.2\n{CLIP},gsw,b,7.2\n'.encode()
@@ -227,8 +227,8 @@ def readers(name=None):
         'bombs': (list(bombs().values()) if name == 'bombs' else [], read_sound, ()),
         'manifest': ([manifest], from_file(read_manifest), ValueError),
         'config': (configs, from_file(read_config), ValueError),
-        'results.csv': ([table], from_file(kept_results, '.csv'), ValueError),
-        'results.jsonl': ([lines], from_file(kept_results, '.jsonl'), ()),
+        'results.csv': ([table], from_file(kept_records, '.csv'), ValueError),
+        'results.jsonl': ([lines], from_file(kept_records, '.jsonl'), ValueError),
         'onnx': ([model], from_file(read_model), ValueError),
         'checkpoint': ([weights], read_checkpoint, ())}
 

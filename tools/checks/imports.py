@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat, yaml
 
 PACKAGE, CELLS = 'spoken_lang', 70
-LIGHT = '00 00b 00c 00d 01 01b 02 03 23 40 41 42 44'.split()  # numbers of chapters
+LIGHT = '00 00b 00c 00d 01 01b 02 03 23 40 41 42 43b 44'.split()  # numbers of chapters
 HEAVY = 'torch transformers pandas sklearn matplotlib gradio ray'.split()
 HANDED_ON = 'classify LanguageClassifier load_audio Prediction'.split()
 

@@ -1,0 +1,4 @@
+"The command line as `python -m spoken_lang`"
+from .cli import main
+
+main()
