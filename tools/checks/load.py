@@ -131,19 +131,20 @@ class Service:
         "(answer, s) for the bytes of a recording; the answer is a status where there is none"
         start = time.perf_counter()
         try:
-            with urllib.request.urlopen(f'{self.url}/v1/classify', data) as f: answer = json.load(f)
+            with urllib.request.urlopen(f'{self.url}/v1/classify', data) as f:
+                answer = json.load(f)
         except urllib.error.HTTPError as e: answer = e.code
         return answer, time.perf_counter() - start
 
 
-def service(clients=32, rounds=10, threads=2, out='nbs/results/service.json'):
+def service(clients=32, rounds=5, threads=2, out='nbs/results/service.json'):
     "All clients ask at once, then `classify_files` gets the same clips, in turns"
     clf = LanguageClassifier.from_pretrained()
     clips = [list(CLIPS)[i % len(CLIPS)] for i in range(clients)]
     data = {clip: clip.read_bytes() for clip in CLIPS}
     alone = {clip: clf.classify(clip).to_dict() for clip in CLIPS}
-    times, wrong, errors = [], 0, 0
-    seconds = Counter()
+    times, seconds = [], Counter()
+    wrong = errors = 0
     with Service(threads) as s, ThreadPoolExecutor(clients) as pool:
         single = [s.ask(data[clip])[1] for clip in clips]
         for _ in range(rounds):
@@ -156,7 +157,8 @@ def service(clients=32, rounds=10, threads=2, out='nbs/results/service.json'):
             errors += sum(not isinstance(answer, dict) for answer, _ in found)
             wrong += sum(answer != alone[clip] for clip, (answer, _) in zip(clips, found))
     n = clients*rounds
-    origin = about('python tools/checks/load.py service', clf.path, n, threads=threads)
+    origin = about('python tools/checks/load.py service', clf.path, n, threads=threads,
+                   load_average=os.getloadavg()[1], cores=os.cpu_count())
     save_results(out, origin, clients=clients, rounds=rounds, errors=errors, wrong=wrong,
                  alone_p50_ms=ms(single, 50), p50_ms=ms(times, 50), p95_ms=ms(times, 95),
                  clips_a_second=round(n/seconds['service'], 2),
