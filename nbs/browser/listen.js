@@ -1,10 +1,12 @@
 // The page "Try it": classify a recording without a server. The ONNX file computes the log-mel features.
-// This file decodes and cuts windows as spoken_lang.inference does (nbs/03_inference.ipynb);
-// decide.mjs turns logits into a prediction.
+// This file decodes and shows; sound.mjs cuts windows and decide.mjs turns logits into a prediction, as Python does.
 import * as ort from './ort/ort.wasm.min.mjs'
 import {decide, inWords, logSoftmax} from './decide.mjs'
+import {
+  findSegments, languageOrder, MIN_SECONDS, oggLinks, RATE, slidingWindows, splitSources, spread, toMono, cut, trim, WINDOW, windows
+} from './sound.mjs'
 
-const RATE = 16000, WINDOW = 6, MIN_SECONDS = .5, SILENCE = 1e-4, ENOUGH = 60, MAX_MINUTES = 60
+const ENOUGH = 60, MAX_MINUTES = 60, TIMELINE_SECONDS = 15, TIMELINE_WINDOW = 3
 const here = name => new URL(name, import.meta.url).href
 const sum = x => x.reduce((a, b) => a + b, 0)
 
@@ -18,55 +20,36 @@ async function load() {
   return ort.InferenceSession.create(here('model.onnx'))
 }
 
-async function decode(buffer) {  // any format that the browser can decode → Float32Array, 16 kHz, mono
+async function decodeLink(buffer) {  // any format that the browser can decode → an array of channels, 16 kHz
   const decoded = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(buffer)
-  if (decoded.duration > 60*MAX_MINUTES) throw new Error(`The recording is longer than ${MAX_MINUTES} minutes. Give a part of it.`)
-  return mono(Array.from({length: decoded.numberOfChannels}, (_, c) => decoded.getChannelData(c)))
+  return Array.from({length: decoded.numberOfChannels}, (_, c) => decoded.getChannelData(c))
 }
 
-const power = x => { let p = 0; for (const v of x) p += v*v; return p/x.length }
-
-function levelRange(x) {  // dB between the loud and the quiet 20 ms frames
-  const frames = Array.from({length: Math.max(1, Math.floor(x.length/320))}, (_, i) => power(x.subarray(320*i, 320*i + 320)) + 1e-12)
-  frames.sort((a, b) => a - b)
-  return 10*Math.log10(frames[Math.floor(.95*(frames.length - 1))]/frames[Math.floor(.1*(frames.length - 1))])
-}
-
-function mono(channels) {  // mean of the channels whose level varies; the loudest where they cancel
-  if (channels.length === 1) return channels[0]
-  const varied = channels.filter(c => levelRange(c) > 5), used = varied.length ? varied : channels
-  const mean = used[0].map((_, i) => sum(used.map(c => c[i]))/used.length)
-  const loudest = used.reduce((a, b) => power(b) > power(a) ? b : a)
-  return power(mean) < .4*power(loudest) ? loudest : mean
-}
-
-function* windows(wav, size) {  // what is left after whole windows is one window, or two of equal length
-  let at = 0
-  for (; wav.length - at >= 2*size; at += size) yield wav.subarray(at, at + size)
-  const rest = wav.subarray(at), half = rest.length >> 1
-  if (rest.length > size) { yield rest.subarray(0, half); yield rest.subarray(half) }
-  else if (rest.length) yield rest
-}
-
-function* spread(wav, size) {  // each part of a long recording once, in an order that covers all of it early
-  const n = Math.ceil(wav.length/size), seen = new Set()
-  for (let i = 0; seen.size < n; i++) {
-    const k = Math.floor(i*.6180339887498949 % 1*n)
-    if (!seen.has(k)) yield wav.subarray(k*size, (k + 1)*size)
-    seen.add(k)
-  }
+async function decode(buffer) {  // browsers read only the first link of a chained Ogg: each is decoded apart
+  const links = oggLinks(new Uint8Array(buffer))
+  const parts = links.length > 1 ? await Promise.all(links.map(l => decodeLink(l.buffer))) : [await decodeLink(buffer)]
+  const alike = parts.every(p => p.length === parts[0].length), sounds = alike ? parts : parts.map(p => [toMono(p)])
+  const length = sum(sounds.map(p => p[0].length))
+  if (length > 60*MAX_MINUTES*RATE) throw new Error(`The recording is longer than ${MAX_MINUTES} minutes. Give a part of it.`)
+  const channels = sounds[0].map((_, c) => {
+    const whole = new Float32Array(length)
+    let at = 0
+    for (const p of sounds) { whole.set(p[c], at); at += p[c].length }
+    return whole
+  })
+  if (!channels.every(c => c.every(Number.isFinite))) throw new Error('The recording holds samples that are no numbers.')
+  return channels
 }
 
 async function windowLogits(wav) {  // logits of a window; null where it is too short
-  let a = 0, b = wav.length
-  while (a < b && Math.abs(wav[a]) <= SILENCE) a++
-  while (b > a && Math.abs(wav[b - 1]) <= SILENCE) b--
-  if (a === b && about.labels.includes('none')) return about.labels.map(l => l === 'none' ? 0 : -1000)
-  if (b - a < MIN_SECONDS*RATE) return null
-  const loud = wav.slice(a, b)
+  const loud = trim(wav).slice()
+  if (!loud.length && about.labels.includes('none')) return about.labels.map(l => l === 'none' ? 0 : -1000)
+  if (loud.length < MIN_SECONDS*RATE) return null
   const found = await session.run({wavs: new ort.Tensor('float32', loud, [1, loud.length]),
     lengths: new ort.Tensor('int64', BigInt64Array.of(BigInt(loud.length)), [1])})
-  return Array.from(Object.values(found)[0].data)
+  const row = Array.from(Object.values(found)[0].data)
+  if (!row.every(Number.isFinite)) throw new Error('The recording is too loud to be read: its samples exceed what sound can be.')
+  return row
 }
 
 const none = about.labels.indexOf('none')
@@ -82,21 +65,31 @@ function settled(rows, least = 4, sure = 4) {  // the mean logit of one label ex
   })
 }
 
-export async function classify(buffer, only = []) {
-  session ??= await load()
-  const wav = await decode(buffer), size = WINDOW*RATE, n = ENOUGH/WINDOW
-  const rows = []
+export async function classify(channels, only = []) {
+  const size = WINDOW*RATE, long = channels[0].length >= 2*ENOUGH*RATE, rows = []
   let seconds = 0, speech = 0
-  for (const w of wav.length >= 2*n*size ? spread(wav, size, n) : windows(wav, size)) {
-    seconds += w.length/RATE
-    const row = await windowLogits(w)
-    if (!row) continue
-    rows.push(row)
-    speech += w.length/RATE*speechOf(row)
-    if (speech >= ENOUGH || settled(rows.filter(r => speechOf(r) > .5))) break
+  for (const window of long ? spread(channels, size) : windows(channels, size)) {
+    const found = []
+    for (const source of splitSources(window)) found.push(await windowLogits(source))
+    const heard = found.filter(row => row), likely = heard.map(speechOf)
+    rows.push(...heard)
+    seconds += window[0].length/RATE
+    speech += window[0].length/RATE*Math.max(0, ...likely)
+    if (speech >= ENOUGH || likely.some(p => p > .5) && settled(rows.filter(r => speechOf(r) > .5))) break
   }
   const spoken = rows.filter(r => speechOf(r) > .5)  // where there is speech, windows without it do not count
   return decide(spoken.length ? spoken : rows, about.labels, {...about.decision, languages: only, seconds})
+}
+
+export async function timeline(channels, only = [], report = () => {}) {  // [[start s, end s, prediction], ...]
+  const size = WINDOW*RATE, n = channels[0].length, mono = new Float32Array(n), rows = [], ends = []
+  for (let at = 0; at < n; at += size) mono.set(toMono(cut(channels, at, at + size)), at)
+  for (const [wav, end] of slidingWindows(mono, TIMELINE_WINDOW*RATE)) {
+    rows.push(await windowLogits(wav))
+    ends.push(end)
+    if (rows.length % 10 === 0) await report(end*RATE/n)
+  }
+  return findSegments(rows, ends, about.labels, {...about.decision, languages: only})
 }
 
 // The page
@@ -104,37 +97,81 @@ export async function classify(buffer, only = []) {
 const root = document.getElementById('spoken-lang')
 root.innerHTML = `
   <p><button id="sl-record" type="button">● Record</button>
-     <label>or a file: <input id="sl-file" type="file" accept="audio/*,video/*"></label></p>
+     <label>or a file: <input id="sl-file" type="file" accept="audio/*,video/*,.mkv"></label></p>
   <fieldset><legend>Only these (none ticked: all)</legend>${about.languages.map(c =>
     `<label><input type="checkbox" value="${c}"> ${about.names[c]}</label> `).join('')}</fieldset>
   <p id="sl-words" role="status" aria-live="polite">Record a few seconds, or choose a file. Nothing leaves this machine.</p>
   <audio id="sl-audio" controls hidden></audio>
-  <div id="sl-bars"></div>`
+  <div id="sl-bars"></div>
+  <div id="sl-when" hidden><div id="sl-strip" aria-hidden="true"></div><ol id="sl-segments"></ol></div>`
 const find = id => root.querySelector(id), words = find('#sl-words')
-let last, recorder
+const colour = code => about.colours[code] ?? '#bbbbbb'
+const clock = s => `${Math.floor(s/60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`
+const listed = names => names.length < 2 ? names.join('') : `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
+let last, recorder, asked = 0  // the channels of the last recording, the recorder, how many answers were begun
+
+const sentence = (p, ms) => inWords(p, about.names, ms)
+
+function inOrder(segments) {
+  const {codes, once} = languageOrder(segments), names = codes.map(c => about.names[c])
+  return names.length < 2 ? '' : once ? ` First ${names.join(', then ')}.` : ` ${listed(names)} in turns.`
+}
+
+function drawTimeline(segments) {
+  const total = segments.at(-1)[1], name = p => p.status === 'ok' ? Object.keys(p.probabilities)[0] : null
+  const said = p => about.names[name(p)] ?? p.status.replace('_', ' ')
+  find('#sl-strip').innerHTML = segments.map(([a, b, p]) =>
+    `<span style="width: ${100*(b - a)/total}%; background: ${colour(name(p))}"></span>`).join('')
+  find('#sl-segments').innerHTML = segments.map(([a, b, p]) => `<li>${clock(a)} to ${clock(b)} ${said(p)}</li>`).join('')
+  find('#sl-when').hidden = false
+}
+
+function clear() {
+  for (const id of ['#sl-bars', '#sl-strip', '#sl-segments']) find(id).innerHTML = ''
+  find('#sl-when').hidden = true
+}
 
 async function show() {
   if (!last) return
+  const mine = ++asked, old = () => mine !== asked  // a newer recording or choice replaces this one
+  clear()
   words.textContent = session ? 'Classifying …' : 'Fetching the model …'
-  const only = [...root.querySelectorAll('fieldset input:checked')].map(i => i.value), start = performance.now()
+  const only = [...root.querySelectorAll('fieldset input:checked')].map(i => i.value)
   try {
-    const p = await classify(last.slice(0), only), ms = Math.round(performance.now() - start)
-    const bars = Object.entries(p.probabilities)
-    words.textContent = inWords(p, about.names, ms)
-    find('#sl-bars').innerHTML = (p.status === 'ok' ? bars : []).map(([c, q]) =>
-      `<label>${about.names[c]} (${c}) <span class="sl-bar"><span style="width: ${100*q}%; background: ${about.colours[c] ?? '#bbbbbb'}">
+    session ??= await load()
+    const start = performance.now(), p = await classify(last, only), ms = Math.round(performance.now() - start)
+    if (old()) return
+    words.textContent = sentence(p, ms)
+    find('#sl-bars').innerHTML = (p.status === 'ok' ? Object.entries(p.probabilities) : []).map(([c, q]) =>
+      `<label>${about.names[c]} (${c}) <span class="sl-bar"><span style="width: ${100*q}%; background: ${colour(c)}">
        </span></span> ${(100*q).toFixed(1)} %</label>`).join('')
     root.dataset.answer = JSON.stringify(p)
-  } catch (e) {
-    find('#sl-bars').innerHTML = ''
-    words.textContent = e.name === 'EncodingError' ? 'The file is not a recording that this browser can read. Is it complete, and really audio?' : e.message
-  }
+    if (last[0].length <= TIMELINE_SECONDS*RATE || p.status === 'no_speech') return
+    const segments = await timeline(last, only, async done => {
+      if (old()) throw null
+      words.textContent = `${sentence(p, ms)} Which language when: ${(100*done).toFixed(0)} %`
+      await new Promise(r => setTimeout(r))  // let the page be drawn
+    })
+    if (old()) return
+    words.textContent = sentence(p, ms) + inOrder(segments)
+    drawTimeline(segments)
+    root.dataset.timeline = JSON.stringify(segments)
+  } catch (e) { if (e && !old()) { clear(); words.textContent = e.message } }
 }
 
 async function take(blob) {
   find('#sl-audio').src = URL.createObjectURL(blob); find('#sl-audio').hidden = false
-  last = await blob.arrayBuffer()
-  await show()
+  root.querySelectorAll('fieldset input').forEach(i => { i.checked = false })
+  last = null
+  const mine = ++asked
+  clear()
+  words.textContent = 'Decoding …'
+  try { last = await decode(await blob.arrayBuffer()) }
+  catch (e) {
+    words.textContent = e.name === 'EncodingError' ? 'The file is not a recording that this browser can read. Is it complete, and really audio?' : e.message
+    return
+  }
+  if (mine === asked) await show()
 }
 
 find('#sl-file').onchange = e => e.target.files[0] && take(e.target.files[0])
@@ -153,4 +190,14 @@ find('#sl-record').onclick = async ({target}) => {
   recorder.start()
   target.textContent = '■ Stop'
   words.textContent = 'Speak …'
+}
+
+// Offline: a service worker keeps what this page has loaded, the model and its runtime, for the next visit.
+if ('serviceWorker' in navigator && !navigator.connection?.saveData) {
+  await navigator.serviceWorker.register(here('../offline.js'))
+  const {active} = await navigator.serviceWorker.ready
+  const loaded = performance.getEntriesByType('resource').map(r => r.name)
+  const own = ['model.onnx', 'model.json', 'ort/ort-wasm-simd-threaded.mjs', 'ort/ort-wasm-simd-threaded.wasm'].map(here)
+  active.postMessage([location.href.split('#')[0], ...loaded, ...own].filter(u => u.startsWith(location.origin)))
+  navigator.serviceWorker.onmessage = () => { root.dataset.offline = 'ready' }
 }

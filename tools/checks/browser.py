@@ -318,7 +318,7 @@ def site(images=None, folder='_docs'):
     check(f'{len(pages)} pages fit a desktop and a phone, with pictures, from one host', not wide)
 
 
-CELLS = ['from spoken_lang.demo import classify_widget\nclassify_widget()',
+CELLS = ['from spoken_lang.widget import classify_widget\nclassify_widget()',
          'from spoken_lang.demo import build_app\napp = build_app()\n'
          'app.launch(prevent_thread_lock=True, quiet=True, inline=True); None']
 

@@ -17,7 +17,7 @@ CLIPS = sorted(Path('nbs/samples').resolve().rglob('*.flac'))
 MODEL = 'spoken_lang/models/tiny.onnx'
 
 FLAG = '''import sys
-from spoken_lang.demo import flag_recording
+from spoken_lang.uploads import flag_recording
 while True: print(flag_recording(sys.argv[1], 'de', 'Italian', sys.argv[2]), flush=True)'''
 EXPORT = '''import sys, torch
 from spoken_lang.model import *

@@ -1,5 +1,6 @@
-"""The demo and the classifier under load: nbs/results/load.json.
+"""The demo, the service and the classifier under load: nbs/results/load.json and service.json.
 
+    python tools/checks/load.py service          # 32 clients at once, in turns with `classify_files`
     python tools/checks/load.py demo             # start, one visitor, 32 visitors at once
     python tools/checks/load.py ray              # bulk classification, one and two actors
     python tools/checks/load.py soak MINUTES     # 64 threads use the demo and a classifier for so
@@ -7,14 +8,14 @@
 
 Every answer is compared with the one that Python gives alone.
 """
-import json, os, platform, subprocess, sys, tempfile, threading, time, urllib.request, uuid
+import json, os, platform, subprocess, sys, tempfile, threading, time, urllib.error, urllib.request, uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, psutil
 from spoken_lang import LanguageClassifier
 from spoken_lang.prediction import LANGUAGES, language_name
-from spoken_lang.results import device
+from spoken_lang.results import about, device, save_results
 
 OUT = Path('nbs/results/load.json')
 CLIPS = {path: path.parent.name for path in sorted(Path('nbs/samples').rglob('*.flac'))}
@@ -109,6 +110,61 @@ def demo(visitors=32, rounds=5):
                    p50_ms=ms([t for _, t in alone], 50), own_p50_ms=float(np.median(own)),
                    visitors=visitors, asked=len(times), wrong=wrong,
                    crowd_p50_ms=ms(times, 50), crowd_p95_ms=ms(times, 95)))
+
+
+class Service:
+    "`spoken_lang serve` in a process of its own"
+    def __init__(self, threads): self.threads = threads
+
+    def __enter__(self):
+        code = f"from spoken_lang.service import serve; serve(port=0, workers={self.threads})"
+        self.process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, text=True, cwd=tempfile.mkdtemp())
+        self.url = self.process.stdout.readline().split()[0]
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def ask(self, data):
+        "(answer, s) for the bytes of a recording; the answer is a status where there is none"
+        start = time.perf_counter()
+        try:
+            with urllib.request.urlopen(f'{self.url}/v1/classify', data) as f:
+                answer = json.load(f)
+        except urllib.error.HTTPError as e: answer = e.code
+        return answer, time.perf_counter() - start
+
+
+def service(clients=32, rounds=5, threads=2, out='nbs/results/service.json'):
+    "All clients ask at once, then `classify_files` gets the same clips, in turns"
+    clf = LanguageClassifier.from_pretrained()
+    clips = [list(CLIPS)[i % len(CLIPS)] for i in range(clients)]
+    data = {clip: clip.read_bytes() for clip in CLIPS}
+    alone = {clip: clf.classify(clip).to_dict() for clip in CLIPS}
+    times, seconds = [], Counter()
+    wrong = errors = 0
+    with Service(threads) as s, ThreadPoolExecutor(clients) as pool:
+        single = [s.ask(data[clip])[1] for clip in clips]
+        for _ in range(rounds):
+            start = time.perf_counter()
+            found = list(pool.map(lambda clip: s.ask(data[clip]), clips))
+            middle = time.perf_counter()
+            for _ in clf.classify_files(clips, workers=threads): pass
+            seconds.update(service=middle - start, files=time.perf_counter() - middle)
+            times += [t for _, t in found]
+            errors += sum(not isinstance(answer, dict) for answer, _ in found)
+            wrong += sum(answer != alone[clip] for clip, (answer, _) in zip(clips, found))
+    n = clients*rounds
+    origin = about('python tools/checks/load.py service', clf.path, n, threads=threads,
+                   load_average=os.getloadavg()[1], cores=os.cpu_count())
+    save_results(out, origin, clients=clients, rounds=rounds, errors=errors, wrong=wrong,
+                 alone_p50_ms=ms(single, 50), p50_ms=ms(times, 50), p95_ms=ms(times, 95),
+                 clips_a_second=round(n/seconds['service'], 2),
+                 classify_files_clips_a_second=round(n/seconds['files'], 2),
+                 share=round(seconds['files']/seconds['service'], 3))
+    print(Path(out).read_text())
 
 
 def family_memory():
@@ -225,6 +281,7 @@ def soak(minutes, threads=64, pause=10.):
 
 if __name__ == '__main__':
     match sys.argv[1:]:
+        case ['service']: service()
         case ['demo']: demo()
         case ['ray']: ray()
         case ['soak', minutes]: soak(float(minutes))

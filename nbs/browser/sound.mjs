@@ -1,0 +1,136 @@
+// Cut a recording as spoken_lang.core and spoken_lang.timeline do (nbs/00_core.ipynb, nbs/02_timeline.ipynb).
+// Nothing here needs a browser: nbs/try_it.ipynb runs it in Node.js beside Python.
+import {decide, logSoftmax} from './decide.mjs'
+
+export const RATE = 16000, WINDOW = 6, MIN_SECONDS = .5, SILENCE = 1e-4
+const sum = x => x.reduce((a, b) => a + b, 0)
+const power = x => { let p = 0; for (const v of x) p += v*v; return p/Math.max(x.length, 1) }
+
+export function oggLinks(bytes) {  // a chained Ogg file → its links, each a file of its own
+  const magic = at => bytes[at] === 79 && bytes[at + 1] === 103 && bytes[at + 2] === 103 && bytes[at + 3] === 83
+  const starts = []
+  let begun = true
+  for (let at = 0; at + 27 <= bytes.length;) {
+    if (!magic(at)) { at++; continue }
+    const lacing = bytes.subarray(at + 27, at + 27 + bytes[at + 26]), first = bytes[at + 5] & 2
+    if (first && (begun || !starts.length)) { starts.push(at); begun = false }  // a stream begins after pages of others
+    else if (!first) begun = true
+    at += 27 + lacing.length + sum(lacing)
+  }
+  return starts.map((at, i) => bytes.slice(at, starts[i + 1] ?? bytes.length))
+}
+
+function quantile(sorted, q) {
+  const at = q*(sorted.length - 1), low = Math.floor(at), high = Math.ceil(at)
+  return sorted[low] + (at - low)*(sorted[high] - sorted[low])
+}
+
+export function levelRange(x) {  // dB between the loud and the quiet 20 ms frames
+  const size = Math.min(320, x.length), n = Math.max(1, Math.floor(x.length/320))
+  const frames = Array.from({length: n}, (_, i) => power(x.subarray(size*i, size*(i + 1))) + 1e-12)
+  frames.sort((a, b) => a - b)
+  return 10*Math.log10(quantile(frames, .95)/quantile(frames, .1))
+}
+
+export function correlated(a, b, least = .5, within = 320) {  // whether two signals are alike at a shift of up to 20 ms
+  const all = Math.sqrt(power(a)*a.length*power(b)*b.length + 1e-12)
+  for (let n = 0; n <= within; n++) for (const shift of n ? [n, -n] : [0]) {
+    let c = 0
+    for (let i = Math.max(0, -shift); i < Math.min(a.length, b.length - shift); i++) c += a[i]*b[i + shift]
+    if (Math.abs(c) > least*all) return true
+  }
+  return false
+}
+
+function mean(channels) {
+  if (channels.length === 1) return channels[0]
+  return channels[0].map((_, i) => sum(channels.map(c => c[i]))/channels.length)
+}
+
+export function splitSources(channels) {  // the different sounds in the channels, the loudest first
+  if (channels.length === 1) return channels
+  const levels = channels.map(power), top = Math.max(...levels)
+  let order = channels.map((_, c) => c).sort((a, b) => levels[b] - levels[a] || a - b).slice(0, 8)
+  order = order.filter(c => levels[c] >= top/1e6)
+  const varied = order.filter(c => levelRange(channels[c]) > 5)
+  if (varied.length) order = varied
+  const sources = []
+  for (const c of order) {
+    const wav = channels[c]
+    if (levels[c] < levels[order[0]]/1000) break  // 30 dB below
+    const same = sources.find(s => correlated(s[0], wav))
+    if (!same) sources.push([wav])
+    else if (power(same[0].map((v, i) => v - wav[i])) < .2*power(same[0])) same.push(wav)
+  }
+  return sources.map(mean)
+}
+
+export const toMono = channels => mean(splitSources(channels))
+
+export const cut = (channels, from, to) => channels.map(c => c.subarray(from, to))
+
+export function* windows(channels, size) {  // what is left after whole windows is one window, or two of equal length
+  const n = channels[0].length
+  let at = 0
+  for (; n - at >= 2*size; at += size) yield cut(channels, at, at + size)
+  const half = at + (n - at >> 1)
+  if (n - at > size) { yield cut(channels, at, half); yield cut(channels, half, n) }
+  else if (n > at) yield cut(channels, at, n)
+}
+
+export function* spread(channels, size) {  // each part of a long recording once, in an order that covers all of it early
+  const n = Math.ceil(channels[0].length/size), seen = new Set()
+  for (let i = 0; seen.size < n; i++) {
+    const k = Math.floor(i*.6180339887498949 % 1*n)
+    if (!seen.has(k)) yield cut(channels, k*size, (k + 1)*size)
+    seen.add(k)
+  }
+}
+
+export function trim(wav) {  // without digital silence at its ends
+  let a = 0, b = wav.length
+  while (a < b && Math.abs(wav[a]) <= SILENCE) a++
+  while (b > a && Math.abs(wav[b - 1]) <= SILENCE) b--
+  return wav.subarray(a, b)
+}
+
+export function* slidingWindows(wav, size) {  // [samples, s where the next window begins to count]
+  const step = size >> 1
+  let at = 0
+  for (; wav.length - at > size; at += step) yield [wav.subarray(at, at + size), (at + size*3/4)/RATE]
+  if (wav.length > at) yield [wav.subarray(at), wav.length/RATE]
+}
+
+export function viterbi(scores, change = 6) {  // the best path of states through the windows
+  let best = scores[0]
+  const back = []
+  for (const row of scores.slice(1)) {
+    const top = best.indexOf(Math.max(...best)), move = best[top] - change
+    back.push(best.map((stay, i) => stay >= move ? i : top))
+    best = row.map((s, i) => Math.max(best[i], move) + s)
+  }
+  const path = [best.indexOf(Math.max(...best))]
+  for (const b of back.reverse()) path.push(b[path.at(-1)])
+  return path.reverse()
+}
+
+export function findSegments(rows, ends, labels, options) {  // → [start s, end s, prediction]; a row is null where it is too short
+  const codes = options.languages?.length ? options.languages : options.default ?? labels.filter(l => l !== 'other' && l !== 'none')
+  const silent = labels.map(l => l === 'none' ? 0 : -1000), whole = rows.map(row => row ?? silent)
+  const states = labels.map((l, i) => i).filter(i => codes.includes(labels[i]) || ['other', 'none'].includes(labels[i]))
+  const path = viterbi(whole.map(row => { const p = logSoftmax(row, options.temperature); return states.map(i => p[i]) }))
+  const segments = []
+  for (let a = 0, b = 1; b <= path.length; b++) {
+    if (b < path.length && path[b] === path[a]) continue
+    const start = a ? ends[a - 1] : 0, end = ends[b - 1]
+    segments.push([start, end, decide(whole.slice(a, b), labels, {...options, seconds: end - start})])
+    a = b
+  }
+  return segments
+}
+
+export function languageOrder(segments) {  // {names of languages in their order, whether each comes once}
+  const spoken = segments.filter(s => s[2].status === 'ok').map(s => Object.keys(s[2].probabilities)[0])
+  const order = spoken.filter((code, i) => code !== spoken[i - 1]), codes = [...new Set(order)]
+  return {codes, once: codes.length === order.length}
+}
