@@ -16,7 +16,7 @@ from spoken_lang.decoding import (
     MAX_GAPS, open_av, opened_file, soundfile_blocks
 )
 from spoken_lang.core import (
-    AudioError, from_array, resample_blocks, SAMPLE_RATE, source_name, to_mono
+    AudioError, from_array, resample_blocks, SAMPLE_RATE, source_name, to_mono, unwrap_source
 )
 
 # %% ../nbs/00c_audio.ipynb #000043
@@ -51,6 +51,7 @@ def open_source(
     name = source_name(source)
     try:
         if hasattr(source, 'read'): return rewindable(source, name), name
+        os.fspath(source)  # a number is no path: it would be the number of an open file
         with open(source, 'rb') as f:
             if not f.seekable():  # a pipe, which is read once
                 return rewindable(f, name), name
@@ -72,9 +73,10 @@ def stream_channels(
 ):  # yields ((samples, channels) float32, 16 kHz) and (None, seconds of a gap)
     "Yield a recording piece by piece, channels apart; `AudioError` for what cannot be read"
     notes = [] if notes is None else notes
-    if isinstance(source, tuple): source, rate = source
-    if isinstance(source, list) or hasattr(source, '__array__'):
-        yield from resample_blocks([(from_array(source, rate, notes), rate)], 'the array')
+    source = unwrap_source(source, rate)
+    if isinstance(source, tuple):
+        samples = from_array(*source, notes)
+        yield from resample_blocks([(samples, source[1])], 'the array')
     else:
         file, name = open_source(source)
         yield from resample_blocks(decode_blocks(file, name, notes), name)
