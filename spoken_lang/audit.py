@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FRAME', 'HOP', 'LOW', 'HIGH', 'Fingerprint', 'ADVICE', 'log_power', 'find_landmarks', 'mel_bands', 'fingerprint',
-           'band_similarity', 'landmark_table', 'find_candidates', 'near_duplicates', 'channel_features',
-           'examine_clip', 'examine_clips', 'predictability', 'channel_rows', 'speaker_id', 'shared_groups',
-           'same_sound', 'audit_splits', 'average_spectra', 'predict_among', 'channel_probe']
+           'running_correlation', 'band_similarity', 'landmark_table', 'find_candidates', 'near_duplicates',
+           'channel_features', 'examine_clip', 'examine_clips', 'predictability', 'channel_rows', 'speaker_id',
+           'shared_groups', 'same_sound', 'audit_splits', 'average_spectra', 'predict_among', 'channel_probe']
 
 # %% ../nbs/13_audit.ipynb #0936e852
 import io, re
@@ -71,15 +71,35 @@ def fingerprint(
     return Fingerprint(*find_landmarks(power), mel_bands(power).astype('float16'))
 
 # %% ../nbs/13_audit.ipynb #010128
-def band_similarity(a, b, shift, least=31, depth=8):
-    "(correlation of the bands of two clips, frames of overlap); 0 for less than `least`, 0.5 s"
+def running_correlation(
+    a, b,  # (frames, bands)
+    n: int,  # frames in a window
+) -> np.ndarray:  # (frames - n + 1,)
+    "The correlation of two matrices in each window, without the mean of each band in it"
+    def total(x):
+        sums = np.cumsum(np.concatenate([0*x[:1], x]), 0)
+        return sums[n:] - sums[:-n]
+    def covariance(x, y): return total((x*y).sum(1)) - (total(x)*total(y)).sum(1)/n
+    power = covariance(a, a)*covariance(b, b)
+    return covariance(a, b)/np.sqrt(np.maximum(power, 0) + 1e-9)
+
+# %% ../nbs/13_audit.ipynb #096c515b
+def band_similarity(
+    a, b,  # bands of two clips, (frames, 24)
+    shift: int,  # frames by which `b` is later
+    least: int = 31,  # frames, 0.5 s
+    depth: float = 8,  # 35 dB below the loudest within 0.5 s is silence
+) -> tuple:  # (correlation; 0 for less than `least` frames, frames that it was measured over)
+    "The largest correlation of the bands of two clips over two thirds of their overlap"
     a, b = a[max(0, -shift):], b[max(0, shift):]
     n = min(len(a), len(b))
     if n < least: return 0., n
-    a, b = (x[:n].astype('float32') for x in (a, b))
-    a, b = (np.maximum(x, x.max() - depth) for x in (a, b))  # 35 dB below the loudest is silence
-    a, b = (x - x.mean(0) - x.mean(1, keepdims=True) + x.mean() for x in (a, b))
-    return float((a*b).sum()/np.sqrt((a*a).sum()*(b*b).sum() + 1e-9)), n
+    a, b = (x[:n].astype(float) for x in (a, b))
+    loudest = (ndimage.maximum_filter1d(x.max(1, keepdims=True), 2*least + 1, 0) for x in (a, b))
+    a, b = (np.maximum(x, top - depth) for x, top in zip((a, b), loudest))
+    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+    n = max(least, round(2/3*n))
+    return float(running_correlation(a, b, n).max()), n
 
 # %% ../nbs/13_audit.ipynb #d1a70020
 def landmark_table(fingerprints):
@@ -106,8 +126,8 @@ def find_candidates(f, table, counts):
 # %% ../nbs/13_audit.ipynb #d1a70022
 def near_duplicates(
     a: list, b: list,  # of fingerprints
-    min_similarity: float = .75,  # copies by telephone have .8 or more, other clips less than .7
-) -> pd.DataFrame:  # `a`, `b` (positions), `similarity`, `shift` (s, of b), `seconds` (of overlap)
+    min_similarity: float = .75,  # most copies by telephone have .85, other clips less than .7
+) -> pd.DataFrame:  # `a`, `b` (positions), `similarity` over so many `seconds`, `shift` (s, of b)
     "The pairs that hold the same sound, the most similar first"
     table, counts = landmark_table(b), np.array([len(f.hashes) for f in b])
     rows = []
@@ -225,10 +245,11 @@ def audit_splits(
     train: pd.DataFrame, valid: pd.DataFrame,  # two manifests
     min_similarity: float = .75,  # see `near_duplicates`
     workers: int = 0,  # processes that decode
+    seen: list = None,  # `examine_clips` of both, where it is known
 ) -> pd.DataFrame:  # `check`, `found` (count or balanced accuracy), `chance`, `bad`, `advice`
     "What is on both sides of a split, and which channel features predict the language"
     df = pd.concat([train, valid], ignore_index=True)
-    seen = examine_clips(df.audio.tolist(), workers)
+    seen = seen or examine_clips(df.audio.tolist(), workers)
     kept = np.flatnonzero([s is not None for s in seen])
     if len(kept) < len(seen):
         tqdm.write(f'left out: {len(seen) - len(kept)} clips that cannot be read '

@@ -2,7 +2,7 @@
 
     python tools/checks/near_duplicates.py ../shared/corpus
 
-Writes nbs/results/near_duplicates.json and nbs/results/audit.json. One core, about 15 minutes.
+Writes nbs/results/near_duplicates.json and nbs/results/audit.json. One core, about 10 minutes.
 
 Recall: 200 clips are drawn. A copy of each is made that begins up to 0.5 s later (never more than a
 third of the clip), is up to 26 dB softer, and is coded by one of five codecs; every second copy is
@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np, soundfile as sf, soxr
 from scipy import fft
 from scipy.stats import binomtest
-from tqdm.auto import tqdm
 from spoken_lang.core import SAMPLE_RATE
 from spoken_lang.audio import load_audio
 from spoken_lang.results import about, save_results
 from spoken_lang.manifest import read_parquet
-from spoken_lang.audit import audit_splits, fingerprint, near_duplicates
+from spoken_lang.audit import audit_splits, examine_clips, fingerprint, near_duplicates
 
 RESULTS = Path(__file__).resolve().parents[2]/'nbs/results'
 SEED, PLANTED = 0, 200
+FORMS = 'alone', 'between others'
 COPY = .5  # correlation of the samples above which a pair is a copy
 CODECS = dict(
     none=dict(rate=SAMPLE_RATE, format='WAV'), mp3=dict(rate=SAMPLE_RATE, format='MP3'),
@@ -71,15 +71,17 @@ def recall(wavs, prints):
     copies = [plant(wavs, i, n, rng) for n, i in enumerate(chosen)]
     found = near_duplicates([fingerprint(wav) for wav, _ in copies], prints)
     pairs = set(zip(found.a, found.b))
-    hits = [(n, i) in pairs for n, i in enumerate(chosen)]
-    low, high = binomtest(sum(hits), PLANTED).proportion_ci(method='wilson')
+    hits = np.array([(n, i) in pairs for n, i in enumerate(chosen)])
+    low, high = binomtest(int(hits.sum()), PLANTED).proportion_ci(method='wilson')
     codecs = np.array([codec for _, codec in copies])
-    by_codec = {codec: float(np.mean(np.array(hits)[codecs == codec])) for codec in CODECS}
-    clips = wavs.table
-    missed = [dict(recording=clips.recording[i], seconds=round(clips.seconds[i], 2), codec=codec)
-              for i, hit, codec in zip(chosen, hits, codecs.tolist()) if not hit]
-    return dict(planted=PLANTED, found=sum(hits), recall=sum(hits)/PLANTED,
-                interval=[round(low, 4), round(high, 4)], by_codec=by_codec, missed=missed)
+    by_codec = {codec: float(hits[codecs == codec].mean()) for codec in CODECS}
+    by_form = {form: float(hits[k::2].mean()) for k, form in enumerate(FORMS)}
+    clips = wavs.table.iloc[chosen]
+    columns = clips.recording, clips.seconds.round(2), codecs.tolist(), hits
+    missed = [dict(recording=recording, seconds=seconds, codec=codec, form=FORMS[n % 2])
+              for n, (recording, seconds, codec, hit) in enumerate(zip(*columns)) if not hit]
+    return dict(planted=PLANTED, found=int(hits.sum()), recall=float(hits.mean()), missed=missed,
+                interval=[round(low, 4), round(high, 4)], by_codec=by_codec, by_form=by_form)
 
 
 def false_pairs(wavs, prints, test, train):
@@ -105,26 +107,29 @@ class Sounds:
 
 
 def main(corpus):
-    first, table = read_parquet(corpus, dropped=None), read_parquet(corpus)
+    clips, table = read_parquet(corpus, dropped=None), read_parquet(corpus)
     roles = {r: set(read_parquet(corpus, role=r, dropped=None).audio) for r in ('train', 'test')}
-    wavs, start = Sounds(first), time.perf_counter()
-    prints = [fingerprint(wavs(i)) for i in tqdm(range(wavs.n), desc='fingerprints')]
-    seconds = dict(fingerprints=round(time.perf_counter() - start))
-    train, test = (np.flatnonzero(first.audio.isin(roles[r])) for r in ('train', 'test'))
-    kept = np.flatnonzero(first.audio.isin(set(table.audio)))
     start = time.perf_counter()
-    pairs = false_pairs(wavs, prints, test, np.intersect1d(train, kept))
+    seen = examine_clips(clips.audio.tolist())
+    seconds = dict(clips=round(time.perf_counter() - start))
+    whole = [s is not None for s in seen]  # not shorter than 0.25 s
+    wavs, seen = Sounds(clips[whole].reset_index(drop=True)), [s for s in seen if s]
+    clips, prints = wavs.table, [s[0] for s in seen]
+    train, test = (np.flatnonzero(clips.audio.isin(roles[r])) for r in ('train', 'test'))
+    kept = np.flatnonzero(clips.audio.isin(set(table.audio)))
+    used, dropped = np.intersect1d(train, kept), np.setdiff1d(train, kept)
+    start = time.perf_counter()
+    found = dict(version_2=false_pairs(wavs, prints, test, used))
     seconds['search'] = round(time.perf_counter() - start)
-    dropped = false_pairs(wavs, prints, test, np.setdiff1d(train, kept))
+    found |= dict(dropped_rows=false_pairs(wavs, prints, test, dropped), recall=recall(wavs, prints))
+    found |= dict(hours=round(clips.seconds.sum()/3600, 2), computed_in_seconds=seconds)
     command = f'python tools/checks/near_duplicates.py {corpus}'
     belongs = about(command, n=PLANTED, seed=SEED, threads=1)
-    results = dict(clips=wavs.n, hours=round(first.seconds.sum()/3600, 2), min_similarity=.75)
-    results |= dict(computed_in_seconds=seconds, recall=recall(wavs, prints))
-    save_results(RESULTS/'near_duplicates.json', belongs, **results, version_2=pairs, dropped_rows=dropped)
-    sides = [table[table.audio.isin(roles[r])].reset_index(drop=True) for r in ('train', 'test')]
-    checks = audit_splits(*sides)
+    save_results(RESULTS/'near_duplicates.json', belongs, clips=wavs.n, **found)
+    sides = [clips.iloc[side].reset_index(drop=True) for side in (used, test)]
+    checks = audit_splits(*sides, seen=[seen[i] for i in (*used, *test)])
     checks = checks.astype(object).where(checks.notna(), None).to_dict('records')
-    belongs = about(command, n=len(table), threads=1)
+    belongs = about(command, n=len(used) + len(test), threads=1)
     save_results(RESULTS/'audit.json', belongs, clips=list(map(len, sides)), checks=checks)
 
 
