@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import spoken_lang.core
 from .audio import load_audio
-from .core import AudioError, SAMPLE_RATE
+from .core import AudioError, SAMPLE_RATE, WINDOW
 from .prediction import language_name, LANGUAGES, Prediction
 from .timeline import Timeline
 from spoken_lang.uploads import (
     check_limits, flag_recording, load_sound, MAX_MEGABYTES, MAX_MINUTES, OTHER_ANSWERS, VIDEO_TYPES,
     WatchedFile
 )
-from .inference import LanguageClassifier, WINDOW
+from .inference import LanguageClassifier
 
 # %% ../nbs/40_demo.ipynb #080007
 MIN_SHARE = .1  # of the speech, of a language that the sentence names; windows must be three or more
