@@ -82,14 +82,14 @@ export async function classify(channels, only = []) {
 }
 
 export async function timeline(channels, only = [], report = () => {}) {  // [[start s, end s, prediction], ...]
-  const size = WINDOW*RATE, n = channels[0].length, mono = new Float32Array(n), rows = [], ends = []
+  const size = WINDOW*RATE, n = channels[0].length, mono = new Float32Array(n), rows = [], middles = []
   for (let at = 0; at < n; at += size) mono.set(toMono(cut(channels, at, at + size)), at)
-  for (const [wav, end] of slidingWindows(mono, TIMELINE_WINDOW*RATE)) {
+  for (const [wav, middle] of slidingWindows(mono, TIMELINE_WINDOW*RATE)) {
     rows.push(await windowLogits(wav))
-    ends.push(end)
-    if (rows.length % 10 === 0) await report(end*RATE/n)
+    middles.push(middle)
+    if (rows.length % 10 === 0) await report(middle*RATE/n)
   }
-  return findSegments(rows, ends, about.labels, {...about.decision, languages: only})
+  return findSegments(rows, middles, n/RATE, TIMELINE_WINDOW, about.labels, {...about.decision, languages: only})
 }
 
 // The page

@@ -115,11 +115,13 @@ export function trim(wav) {  // without silence at its ends, and with at most .1
   return out
 }
 
-export function* slidingWindows(wav, size) {  // [samples, s where the next window begins to count]
-  const step = size >> 1
+export function* slidingWindows(wav, size) {  // [samples, s of their middle]; the last window ends where the wave ends
+  const step = size >> 1, n = wav.length
   let at = 0
-  for (; wav.length - at > size; at += step) yield [wav.subarray(at, at + size), (at + size*3/4)/RATE]
-  if (wav.length > at) yield [wav.subarray(at), wav.length/RATE]
+  for (; n - at > size + step; at += step) yield [wav.subarray(at, at + size), (at + size/2)/RATE]
+  const rest = wav.subarray(at, at + size)
+  if (rest.length) yield [rest, (at + rest.length/2)/RATE]
+  if (n - at > size) yield [wav.subarray(n - size), (n - size/2)/RATE]
 }
 
 export function viterbi(scores, change = 6) {  // the best path of states through the windows
@@ -135,16 +137,23 @@ export function viterbi(scores, change = 6) {  // the best path of states throug
   return path.reverse()
 }
 
-export function findSegments(rows, ends, labels, options) {  // → [start s, end s, prediction]; a row is null where it is too short
+function within(rows, middles, start, end, margin) {  // rows of the windows that hold only this segment; all of them where none does
+  const between = (a, b) => rows.filter((_, i) => middles[i] >= a && middles[i] <= b)
+  const pure = between(start + margin, end - margin)
+  return pure.length ? pure : between(start, end)
+}
+
+export function findSegments(rows, middles, total, size, labels, options) {  // → [start s, end s, prediction]; a row is null where it is too short
   const codes = options.languages?.length ? options.languages : options.default ?? labels.filter(l => l !== 'other' && l !== 'none')
   const silent = labels.map(l => l === 'none' ? 0 : -1000), whole = rows.map(row => row ?? silent)
   const states = labels.map((l, i) => i).filter(i => codes.includes(labels[i]) || ['other', 'none'].includes(labels[i]))
-  const path = viterbi(whole.map(row => { const p = logSoftmax(row, options.temperature); return states.map(i => p[i]) }))
-  const segments = []
+  const edges = [0, ...middles.slice(1).map((m, i) => (m + middles[i])/2), total]
+  const scores = (row, i) => { const p = logSoftmax(row, options.temperature); return states.map(k => p[k]*(edges[i + 1] - edges[i])/1.5) }
+  const path = viterbi(whole.map(scores)), segments = []
   for (let a = 0, b = 1; b <= path.length; b++) {
     if (b < path.length && path[b] === path[a]) continue
-    const start = a ? ends[a - 1] : 0, end = ends[b - 1]
-    segments.push([start, end, decide(whole.slice(a, b), labels, {...options, seconds: end - start})])
+    const [start, end] = [edges[a], edges[b]], here = within(whole, middles, start, end, size/2)
+    segments.push([start, end, decide(here, labels, {...options, seconds: end - start})])
     a = b
   }
   return segments

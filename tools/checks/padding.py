@@ -2,8 +2,8 @@
 
     python tools/checks/padding.py MODEL [OUT.json]
 
-Every clip of nbs/samples is cut to 2, 3 and 4 s, and padded in each way of PADDINGS. The answer should be that
-of the cut alone. Counted: labels that change, and answers in which a probability moves by more than .05.
+Every clip of nbs/samples is cut to 2, 3 and 4 s, and padded in each way of PADDINGS. The answer should be
+that of the cut alone. Counted: labels that change, and answers in which a probability moves by more than .05.
 """
 import sys
 from pathlib import Path
@@ -62,7 +62,8 @@ def compare(classifier, path, seconds, pad):
 
 
 def main(model, out=None):
-    classifier, clips = LanguageClassifier.from_pretrained(model), sorted(Path('nbs/samples').glob('*/*.flac'))
+    classifier = LanguageClassifier.from_pretrained(model)
+    clips = sorted(Path('nbs/samples').glob('*/*.flac'))
     rows = [compare(classifier, path, s, pad) for path in clips for s in CUTS for pad in PADDINGS]
     changed = [r for r in rows if r['said'][0] != r['said'][1]]
     moved = [r for r in rows if r['moved'] > .05]

@@ -2,8 +2,9 @@
 
     python tools/model/sounds.py OUT.parquet [N]
 
-A clip is one of KINDS, with values that are drawn: melodies and chords of plucked and sustained tones, sweeps,
-signals of telephones, hum, clicks, and noise whose level changes. N: 240 clips of 2 to 10 s.
+A clip is one of KINDS, with values that are drawn: melodies and chords of plucked and sustained
+tones, sweeps, signals of telephones, hum, clicks, and noise whose level changes. N: 240 clips of
+2 to 10 s.
 """
 import io, sys
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq, soundfile as sf
@@ -27,8 +28,9 @@ def tone(n, hertz, rng, decay):
 
 def melody(n, rng):
     "Notes of a scale, at times several together"
-    out, at, low = np.zeros(n), 0, rng.uniform(100, 500)
-    beat, decay = rng.uniform(.1, .6), rng.choice([0., 3., 8.])
+    out, at = np.zeros(n), 0
+    low, beat = rng.uniform(100, 500), rng.uniform(.1, .6)
+    decay = rng.choice([0., 3., 8.])
     while at < n:
         length = min(n - at, int(beat*rng.integers(1, 4)*SAMPLE_RATE))
         for _ in range(rng.integers(1, 4)):
@@ -64,7 +66,8 @@ def clicks(n, rng):
     "Short decaying noises at random times, as of keys, drops or steps"
     out, length = np.zeros(n), int(rng.uniform(.005, .15)*SAMPLE_RATE)
     for at in rng.integers(0, max(1, n - length), rng.integers(2, 6*n//SAMPLE_RATE + 3)):
-        out[at:at + length] += rng.standard_normal(length)*np.exp(-5*np.arange(length)/length)*rng.uniform(.2, 1)
+        decay = np.exp(-5*np.arange(length)/length)
+        out[at:at + length] += rng.standard_normal(length)*decay*rng.uniform(.2, 1)
     return out
 
 
@@ -83,7 +86,8 @@ def row(number):
     n = int(rng.uniform(2, 10)*SAMPLE_RATE)
     kind = KINDS[number % len(KINDS)]
     wav = kind(n, rng)
-    if rng.random() < .5: wav = wav + noise(n, rng)*wav.std()*10**rng.uniform(-2, -.3)
+    if rng.random() < .5:
+        wav = wav + noise(n, rng)*wav.std()*10**rng.uniform(-2, -.3)
     wav = wav/max(np.abs(wav).max(), 1e-9)*10**rng.uniform(-1.5, 0)
     sf.write(buffer := io.BytesIO(), wav.astype('float32'), SAMPLE_RATE, format='FLAC')
     name = f'{NAME}-{number}'
