@@ -1,9 +1,10 @@
 """Measure a model file on the test clips of the corpus, and log that it was done.
 
-    python tools/model/accuracy.py MODEL OUT.json --reason WHY [--corpus ../shared/corpus]
+    python tools/model/accuracy.py MODEL OUT.json --reason WHY [--whole] [--corpus ../shared/corpus]
 
 MODEL: a name (`base`, `tiny`), an ONNX file or a run. OUT.json: e.g. nbs/results/base/accuracy.json.
-Every clip is classified whole, cut to its first seconds, through five codecs and in noise. Each run is added
+Every clip is classified whole and, without --whole, cut to its first seconds, through five codecs and in
+noise. Each run is added
 to nbs/results/test_runs.json: ways are chosen on validation clips, so few runs should be needed.
 """
 import argparse, io, json
@@ -84,13 +85,13 @@ def answers(classifier, wav):
                 speech=five.speech, known=five.known, among_all=everything.language or everything.status)
 
 
-def classify_all(classifier, clips):
-    "A row for each clip under each condition"
+def classify_all(classifier, clips, whole=False):
+    "A row for each clip under each condition, or under none"
     rows = []
     for i, clip in enumerate(tqdm(clips.itertuples(), total=len(clips))):
         wav = load_audio(clip.audio)
         conditions = {'whole': wav}
-        if clip.code in (*FOUR, 'gsw') and clip.kind == 'human':
+        if not whole and clip.code in (*FOUR, 'gsw') and clip.kind == 'human':
             conditions |= {f'{s} s': wav[:s*SAMPLE_RATE] for s in SECONDS if len(wav) >= s*SAMPLE_RATE}
             conditions |= {name: change(wav) for name, change in CHANNELS.items()}
         rows += [dict(number=i, condition=c, **answers(classifier, w)) for c, w in conditions.items()]
@@ -123,6 +124,7 @@ def by_condition(rows, whole, names):
     table = {}
     for name in names:
         here = rows[rows.condition == name]
+        if here.empty: continue
         same = here.among_all.values == whole.among_all.loc[here.number].values
         four, long = here[here.code.isin(FOUR)], here.seconds.values >= 3
         agreement = dict(agreement=round(float(same[long].mean()), 4), n_agreement=int(long.sum()))
@@ -190,6 +192,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     for name in ('model', 'out'): parser.add_argument(name)
     parser.add_argument('--reason', required=True)
+    parser.add_argument('--whole', action='store_true')
     parser.add_argument('--corpus', default='../shared/corpus')
     args = parser.parse_args()
     classifier = LanguageClassifier.from_pretrained(args.model)
@@ -197,10 +200,11 @@ def main():
     clips['same_code'] = ~clips.code.isin(RENAMED)
     clips['code'] = clips.code.replace(RENAMED)
     clips['named'] = clips.code.isin(classifier.labels)
-    rows = classify_all(remembering(classifier), clips)
+    rows = classify_all(remembering(classifier), clips, args.whole)
     Path('workspace').mkdir(exist_ok=True)
     rows.to_csv(f'workspace/{Path(args.out).parent.name}-{Path(args.out).stem}.csv', index=False)
     command = f'python tools/model/accuracy.py {args.model} {args.out} --reason {args.reason!r}'
+    if args.whole: command += ' --whole'
     made = about(command, model=classifier.path, n=len(clips), threads=1)
     save_results(args.out, made, **summarize(rows))
     log_run(made, args.model, args.reason)
