@@ -333,8 +333,8 @@ def compare_files(exact, shipped, wavs, labels, rounds=20):
                 bytes=[Path(path).stat().st_size for path in (exact, shipped)])
 
 
-def amounts(config):
-    "Hours of the training clips, in all and of people, and a row for each group of languages"
+def amounts(config, before=()):
+    "Hours of the training clips, in all and of people, by group of languages; `before`: steps of earlier runs"
     df = pd.read_csv(Path(config.splits)/'train.csv', low_memory=False)
     human = df.kind.eq('human') & df.language.ne('none')
     name = df.language.where(df.language.isin([*CANDIDATES, 'none']), 'other')
@@ -344,11 +344,12 @@ def amounts(config):
         table[language] = dict(clips=len(part), hours=round(part.seconds.sum()/3600, 1),
             human_hours=round(people.seconds.sum()/3600, 1), sources=int(part.source.nunique()))
     hours = df.seconds.sum()/3600, df.seconds[human].sum()/3600
-    steps = {k: getattr(config, k) for k in ('steps', 'batch_seconds', 'learning_rate')}
+    steps = {k: getattr(config, k) for k in ('batch_seconds', 'learning_rate')}
+    steps['steps'] = [*before, config.steps]
     return dict(hours=round(hours[0], 1), human_hours=round(hours[1], 1), by_language=table, **steps)
 
 
-def ship(run, n=300, looked_at=24):
+def ship(run, n=300, looked_at=24, before=()):
     "Quantize RUN/model.onnx into the package, keep the float weights, and compare both on validation clips"
     run, config = Path(run), read_config(Path(run)/'config.yml')
     wavs, table = validation_clips(run/'config.yml')
@@ -360,7 +361,7 @@ def ship(run, n=300, looked_at=24):
     found = compare_files(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[:n]], truth)
     made = about('python tools/model/base.py ship RUN', model=SHIPPED, n=n, seed=0, threads=1)
     save_results(f'{RESULTS}/quantization.json', made, **found)
-    save_results(f'{RESULTS}/training.json', made | dict(n=None, seed=config.seed), **amounts(config))
+    save_results(f'{RESULTS}/training.json', made | dict(n=None, seed=config.seed), **amounts(config, before))
     return found
 
 
