@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, onnxruntime as ort
 import spoken_lang.core
 from fastcore.basics import patch
-from .core import AudioError, SAMPLE_RATE, source_name, unwrap_source
+from .core import AudioError, SAMPLE_RATE, source_name, unwrap_source, WINDOW
 from .explanation import explain_of
 from .results import append_result, kept_results
 from .prediction import Prediction
