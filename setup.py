@@ -17,7 +17,7 @@ setup(
     long_description=(Path(__file__).parent/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=[*find_packages(include=['spoken_lang', 'spoken_lang.*']), 'spoken_lang.samples'],
     package_dir={'spoken_lang.samples': 'nbs/samples'},  # clips for the demo
-    package_data={'spoken_lang': ['models/*', 'languages.csv', 'py.typed'], 'spoken_lang.samples': ['*/*.flac']},
+    package_data={'spoken_lang': ['models/*', 'languages.csv', 'py.typed', '*.pyi'], 'spoken_lang.samples': ['*/*.flac']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split('\n'), 'nbdev': ['spoken_lang=spoken_lang._modidx:d']},
     zip_safe=False)

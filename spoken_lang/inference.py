@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, onnxruntime as ort
 import spoken_lang.core
 from fastcore.basics import patch
-from .core import AudioError, SAMPLE_RATE, source_name, unwrap_source
+from .core import AudioError, SAMPLE_RATE, source_name, unwrap_source, WINDOW
 from .explanation import explain_of
 from .results import question_of, ResultFile
 from .prediction import Prediction
@@ -68,11 +68,11 @@ def check_providers(
 ):
     "`ValueError` for a provider that the installed onnxruntime lacks"
     known = ort.get_available_providers()
-    names = [p if isinstance(p, str) else p[0] for p in providers]
-    for name in names:
-        if name not in known:
-            raise ValueError(f'{name}: not in the installed onnxruntime, which has {", ".join(known)}. '
-                             'For an Nvidia GPU install onnxruntime-gpu in its place.')
+    for provider in providers:
+        name = provider if isinstance(provider, str) else provider[0]
+        if name in known: continue
+        raise ValueError(f'{name}: not in the installed onnxruntime, which has {", ".join(known)}. '
+                         'For an Nvidia GPU install onnxruntime-gpu in its place.')
 
 # %% ../nbs/03_inference.ipynb #df729a47
 def open_session(
@@ -159,7 +159,8 @@ def __getstate__(self:LanguageClassifier):
 def __setstate__(self:LanguageClassifier, state):
     "Open the file again, where there is one"
     self.__dict__.update(state)
-    if 'options' in state: self.session = open_session(self.path, **self.options)
+    if 'options' in state:  # not a classifier `from_function`
+        self.session = open_session(self.path, **self.options)
 
 # %% ../nbs/03_inference.ipynb #060016
 @patch

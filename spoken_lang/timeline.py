@@ -217,7 +217,8 @@ def find_segments(
     change: float = 6.,  # nats that a change must gain over 1.5 s
 ) -> Timeline:
     "Join windows of one state into (start s, end s, Prediction)"
-    rows, middles = np.asarray(rows), np.asarray(middles)
+    order = np.argsort(middles, kind='stable')  # a short window can lie within the sound of a long one
+    rows, middles = np.asarray(rows)[order], np.asarray(middles)[order]
     edges = np.array([0., *(middles[1:] + middles[:-1])/2, total])
     path = viterbi(state_scores(classifier, rows, codes)*np.diff(edges)[:, None]/1.5, change)
     cuts = edges[[0, *(np.flatnonzero(np.diff(path)) + 1), len(path)]].tolist()

@@ -30,13 +30,15 @@ def main():
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument('python')
-    parser.add_argument('--model', default='tiny')
+    parser.add_argument('--model', default='base')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in page_code().items(): Path(folder, f'{name}.py').write_text(text)
+        for name, text in page_code().items():
+            Path(folder, f'{name}.py').write_text(text)
         run = [args.python, f'{folder}/call.py', args.model, *WORDS]
         done = subprocess.run(run, capture_output=True, text=True, timeout=600)
-    if done.returncode: raise SystemExit(f'{args.python}: {done.stderr[-2000:]}')
+    if done.returncode:
+        raise SystemExit(f'{args.python}: {done.stderr[-2000:]}')
     version = 'from importlib.metadata import version; print(version("pipecat-ai"))'
     pipecat = subprocess.run([args.python, '-c', version], capture_output=True, text=True).stdout.strip()
     found = json.loads(done.stdout)

@@ -12,8 +12,8 @@ nbs/results/test_runs.json.
 Timelines: `right`, `missed`, `confused` and `false_alarm` are shares of the seconds of speech, the parts of
 the identification error rate of pyannote.metrics without a collar. `switches_found` is its segmentation
 recall with a tolerance of 1 s; a pause belongs half to each side. Streams: each stretch is one, after the
-music where there is some; seconds until `done` are counted from the first word. Changes: the first third of the recordings, each as one
-stream that is locked when it is done; whether and when it notices another language.
+music where there is some; seconds until `done` are counted from the first word. Changes: the first third of
+the recordings, each as one stream that is locked when it is done; whether and when it notices a switch.
 """
 import argparse
 from dataclasses import dataclass

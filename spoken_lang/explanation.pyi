@@ -1,0 +1,9 @@
+"""Made by tools/checks/stubs.py"""
+from typing import Any
+import numpy as np
+
+def mean_log_probabilities(classifier: Any, wav: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]: ...
+
+def explain_of(classifier: Any, source: Any, rate: int | None = ..., language: Any = ..., seconds: float = ...) -> list[Any]: ...
+
+def plot_explanation(wav: np.ndarray[Any, Any], reasons: list[Any], axes: Any = ...) -> Any: ...

@@ -1,0 +1,9 @@
+"""Made by tools/checks/stubs.py"""
+from typing import Any
+from collections.abc import Iterator
+
+def read_windows(source: Any, max_speech_seconds: float = ..., notes: list[Any] | None = ...) -> Iterator[Any]: ...
+
+def separate_channels(windows: Any, channel: int | None = ..., name: str = ..., notes: list[Any] | None = ...) -> Iterator[Any]: ...
+
+def windows_agree(rows: Any, min_windows: int = ..., min_standard_errors: float = ...) -> bool: ...
