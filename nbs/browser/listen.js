@@ -6,7 +6,7 @@ import {
   findSegments, languageOrder, MIN_SECONDS, oggLinks, RATE, slidingWindows, splitSources, spread, toMono, cut, trim, WINDOW, windows
 } from './sound.mjs'
 
-const ENOUGH = 60, MAX_MINUTES = 60, TIMELINE_SECONDS = 15, TIMELINE_WINDOW = 3, MIN_SHARE = .1
+const ENOUGH = 60, MAX_MINUTES = 60, TIMELINE_SECONDS = 12, TIMELINE_WINDOW = 3, MIN_SHARE = .1, MIN_SPOKEN = 9
 const here = name => new URL(name, import.meta.url).href
 const sum = x => x.reduce((a, b) => a + b, 0)
 
@@ -115,15 +115,18 @@ let last, recorder, asked = 0  // the channels of the last recording, the record
 
 function sentence(p, ms) {  // a prediction in words; windows that disagree are named with their shares
   const [code, share] = Object.entries(p.probabilities)[0] ?? []
-  const shares = Object.entries(p.seconds > 2*WINDOW && p.shares || {}).filter(([, q]) => q >= MIN_SHARE)
+  const shares = Object.entries(p.shares ?? {}).filter(([, q]) => q >= MIN_SHARE && q*p.seconds >= MIN_SPOKEN)
   const named = shares.length > 1 ? listed(shares.map(([c, q]) => `${about.names[c]} (${(100*q).toFixed(0)} %)`))
     : `${about.names[code]}, ${(100*share).toFixed(0)} %`
   return WORDS[p.status] ?? `${named}, from ${p.seconds.toFixed(1)} s in ${ms} ms.`
 }
 
-function inOrder(segments) {
-  const {codes, once} = languageOrder(segments), names = codes.map(c => about.names[c])
-  return names.length < 2 ? '' : once ? ` First ${names.join(', then ')}.` : ` ${listed(names)} in turns.`
+function inOrder(segments) {  // the languages of a timeline, their shares of the time and their order; empty for one
+  const {codes, shares, once} = languageOrder(segments)
+  if (codes.length < 2) return ''
+  const named = listed(shares.map(([c, q]) => `${about.names[c]} (${(100*q).toFixed(0)} %)`))
+  const when = once ? `First ${codes.map(c => about.names[c]).join(', then ')}.` : 'They take turns.'
+  return `${named} of ${segments.at(-1)[1].toFixed(0)} s. ${when}`
 }
 
 function drawTimeline(segments) {
@@ -162,7 +165,7 @@ async function show() {
       await new Promise(r => setTimeout(r))  // let the page be drawn
     })
     if (old()) return
-    words.textContent = sentence(p, ms) + inOrder(segments)
+    words.textContent = inOrder(segments) || sentence(p, ms)
     drawTimeline(segments)
     root.dataset.timeline = JSON.stringify(segments)
   } catch (e) { if (e && !old()) { clear(); words.textContent = e.message } }
