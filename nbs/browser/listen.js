@@ -6,7 +6,7 @@ import {
   findSegments, languageOrder, MIN_SECONDS, oggLinks, RATE, slidingWindows, splitSources, spread, toMono, cut, trim, WINDOW, windows
 } from './sound.mjs'
 
-const ENOUGH = 60, MAX_MINUTES = 60, TIMELINE_SECONDS = 15, TIMELINE_WINDOW = 3
+const ENOUGH = 60, MAX_MINUTES = 60, TIMELINE_SECONDS = 12, TIMELINE_WINDOW = 3
 const here = name => new URL(name, import.meta.url).href
 const sum = x => x.reduce((a, b) => a + b, 0)
 
@@ -112,9 +112,12 @@ let last, recorder, asked = 0  // the channels of the last recording, the record
 
 const sentence = (p, ms) => inWords(p, about.names, ms)
 
-function inOrder(segments) {
-  const {codes, once} = languageOrder(segments), names = codes.map(c => about.names[c])
-  return names.length < 2 ? '' : once ? ` First ${names.join(', then ')}.` : ` ${listed(names)} in turns.`
+function inOrder(segments) {  // the languages of a timeline, their shares of the time and their order; empty for one
+  const {codes, shares, once} = languageOrder(segments)
+  if (codes.length < 2) return ''
+  const named = listed(shares.map(([c, q]) => `${about.names[c]} (${(100*q).toFixed(0)} %)`))
+  const when = once ? `First ${codes.map(c => about.names[c]).join(', then ')}.` : 'They take turns.'
+  return `${named} of ${segments.at(-1)[1].toFixed(0)} s. ${when}`
 }
 
 function drawTimeline(segments) {
@@ -153,7 +156,7 @@ async function show() {
       await new Promise(r => setTimeout(r))  // let the page be drawn
     })
     if (old()) return
-    words.textContent = sentence(p, ms) + inOrder(segments)
+    words.textContent = inOrder(segments) || sentence(p, ms)
     drawTimeline(segments)
     root.dataset.timeline = JSON.stringify(segments)
   } catch (e) { if (e && !old()) { clear(); words.textContent = e.message } }

@@ -159,8 +159,9 @@ export function findSegments(rows, middles, total, size, labels, options) {  // 
   return segments
 }
 
-export function languageOrder(segments) {  // {names of languages in their order, whether each comes once}
-  const spoken = segments.filter(s => s[2].status === 'ok').map(s => Object.keys(s[2].probabilities)[0])
-  const order = spoken.filter((code, i) => code !== spoken[i - 1]), codes = [...new Set(order)]
-  return {codes, once: codes.length === order.length}
+export function languageOrder(segments) {  // {codes in their order, [code, share of the time] by share, whether each comes once}
+  const spoken = segments.filter(s => s[2].status === 'ok').map(s => [Object.keys(s[2].probabilities)[0], s[1] - s[0]])
+  const order = spoken.map(s => s[0]).filter((code, i, all) => code !== all[i - 1]), codes = [...new Set(order)]
+  const total = segments.at(-1)?.[1], share = code => sum(spoken.filter(s => s[0] === code).map(s => s[1]))/total
+  return {codes, shares: codes.map(c => [c, share(c)]).sort((a, b) => b[1] - a[1]), once: codes.length === order.length}
 }

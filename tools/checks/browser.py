@@ -11,12 +11,12 @@
 Needs Chromium (Debian: chromium) and playwright. Where one of them is missing, a message names it
 and nothing is tested.
 """
-import http.server, json, os, shutil, subprocess, sys, tempfile, threading, time, urllib.request
+import http.server, io, json, os, shutil, subprocess, sys, tempfile, threading, time, urllib.request
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-import numpy as np, soundfile as sf
+import av, numpy as np, soundfile as sf
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.docs.build import ORT_WEB
 from spoken_lang.prediction import LANGUAGES
@@ -72,13 +72,36 @@ def recordings(folder):
     speech = {code: sf.read(path, dtype='float32')[0] for code, path in clips.items()}
     waves = dict(spoken=speech['fr'], silent=np.zeros(16_000*3, 'float32'))
     waves['both'] = np.concatenate([speech['de'], speech['fr']])
+    waves['meeting'] = np.concatenate([np.resize(speech[code], 40*16_000) for code in ('de', 'fr')])
     waves['hour'] = np.resize(np.concatenate([speech['it'], speech['en']]), 3600*16_000)
     paths = {name: f'{folder}/{name}.flac' for name in waves} | dict(spoken=f'{folder}/spoken.wav')
     for name, wav in waves.items():
         sf.write(paths[name], wav, 16_000, subtype='PCM_16')
     paths |= dict(broken=f'{folder}/broken.wav', big=f'{folder}/big.wav')
     Path(paths['broken']).write_bytes(b'RIFF, but not really sound')
+    paths |= unusual(folder, speech['de'])
     with open(paths['big'], 'wb') as f: f.truncate(101*2**20)
+    return paths
+
+
+def unusual(folder, wav):
+    "Recordings that are easily misread, of the samples `wav`: {name: path}"
+    paths = dict(inverted=f'{folder}/inverted.flac', chain=f'{folder}/chain.ogg',
+                 huge=f'{folder}/huge.wav', video=f'{folder}/video.mkv')
+    sf.write(paths['inverted'], np.stack([wav, -wav], 1), 16_000)
+    links = [io.BytesIO(), io.BytesIO()]
+    for part, f in zip((np.zeros(16_000, 'float32'), wav), links):
+        sf.write(f, part, 16_000, format='OGG')
+    Path(paths['chain']).write_bytes(b''.join(f.getvalue() for f in links))
+    sf.write(paths['huge'], wav*1e38, 16_000, subtype='FLOAT')
+    with av.open(paths['video'], 'w') as out:
+        picture, sound = out.add_stream('mpeg4', rate=1), out.add_stream('aac', 48_000, layout='mono')
+        picture.width = picture.height = 64
+        black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), 'uint8'), format='rgb24')
+        frame = av.AudioFrame.from_ndarray((32767*wav[None]).astype('int16'), 's16', 'mono')
+        frame.rate = 16_000
+        for stream, frames in ((picture, [black, None]), (sound, [frame, None])):
+            for f in frames: out.mux(stream.encode(f))
     return paths
 
 
@@ -122,10 +145,14 @@ def upload_and_flag(page, files, flagged):
     page.get_by_label('What is spoken').click()
     page.get_by_role('option', name='Swiss German').click()
     page.get_by_role('button', name='Keep the recording').click()
-    page.get_by_text('Kept as Swiss German').wait_for()
+    thanks = page.get_by_text('Kept as Swiss German')
+    thanks.wait_for()
     kept = list((flagged/'gsw').glob('*.flac'))
     renamed = len(kept) == 1 and 'spoken' not in kept[0].name
     check('a flagged recording is stored under a new name', renamed)
+    button(page, 'Italian').click()
+    a.wait('Italian, ')
+    check('the next recording has no thanks yet', not thanks.count())
 
 
 def upload_others(page, files):
@@ -143,8 +170,34 @@ def upload_others(page, files):
     a.clear()
     a.give(files['hour'])
     took = a.wait(' ms.', 60)
-    page.locator('img[alt*="plot" i], .matplotlib img').first.wait_for(timeout=90_000)
+    page.get_by_text('Which language when').first.wait_for()
+    check('an hour shows progress', True)
+    page.locator('img[alt*="plot" i], .matplotlib img').first.wait_for(timeout=300_000)
     check(f'an hour is classified ({took:.1f} s with its upload), its timeline drawn', True)
+
+
+def upload_video(page, files):
+    "Give a video by the button; its words, and that nothing of the last recording is left"
+    a = App(page)
+    page.get_by_label('Italian', exact=True).check()
+    a.give(files['meeting'])
+    a.wait('First German, then French.', 60)
+    check(f'two languages are named, in their order: {a.words()!r}', '%) and ' in a.words())
+    ticked = page.locator('input[type=checkbox]:checked').count()
+    check('ticks of the last recording are gone', not ticked)
+    page.locator('input[type=file]').last.set_input_files(files['video'])
+    a.wait('German, ')
+    check('a video is classified', a.label().startswith('German'))
+
+
+def order_on_phone(b, url):
+    "On a phone, the answer stands above the examples"
+    with visit(b, url, 'phone') as page:
+        answer = page.get_by_label('In words').bounding_box()['y']
+        examples = button(page, 'Italian').bounding_box()['y']
+        check('on a phone the answer stands above the examples', answer < examples)
+        head = page.locator('meta[property="og:title"]').evaluate_all('all => all.map(m => m.content)')
+        check(f'the preview has one title: {head}', head == ['Which language is this?'])
 
 
 def choose_examples(page):
@@ -175,7 +228,7 @@ def app(images=None):
     from spoken_lang.demo import build_app
     tmp = Path(tempfile.mkdtemp())
     files = recordings(tmp)
-    demo = build_app(flagged=tmp/'flagged')
+    demo = build_app('tiny', flagged=tmp/'flagged')  # the page is checked here, and not the model
     url = demo.launch(prevent_thread_lock=True, quiet=True, inline=False)[1]
     with browser(files['spoken']) as b:
         with visit(b, url) as page:
@@ -188,6 +241,8 @@ def app(images=None):
             check(f'101 MB are refused: {limit.inner_text()!r}', not App(page).words())
         with visit(b, url) as page: choose_examples(page)
         with visit(b, url) as page: record(page)
+        with visit(b, url) as page: upload_video(page, files)
+        order_on_phone(b, url)
         if images: screenshots(b, url, files['both'], Path(images))
     demo.close()
 
@@ -262,9 +317,11 @@ def page(images=None, site='_docs', out='nbs/results/browser.json'):
             lossless, later = max(widest['.flac'], widest['.wav']), np.median(times[1:])
             check(f'the samples are classified as in Python: {widest}', lossless < 1e-3)
             check('so is Opus, decoded at 48 kHz by browsers, at 16 by soundfile', widest['.ogg'] < .01)
+            use_page(v, files)
+            use_unusual(v, files)
+            go_offline(v, files)
             check(f'the first answer took {times[0]:.2f} s, a later one {later:.3f} s',
                   times[0] < 3 and later < .3)
-            use_page(v, files)
         with visit(b, f'{url}try_it.html') as v:
             for seconds in (5, 0):
                 v.locator('#sl-record').click()
@@ -292,11 +349,37 @@ def use_page(v, files):
     p.give(files['hour'])
     took = p.wait(' ms.', 60)
     check(f'an hour is classified ({took:.1f} s)', True)
-    p.ask(files['both'])
+    p.give(files['meeting'])
+    p.wait('First German, then French.')
+    check(f'two languages are named, in their order: {p.words()!r}', '%) and ' in p.words())
+    check('their segments are listed', v.locator('#sl-segments li').count() > 1)
+    p.ask(files['spoken'])
     for name in ('Italian', 'French'):
         v.get_by_label(name, exact=True).check()
     p.wait('French, ')
     check('only candidates are answered', 'German' not in v.locator('#sl-bars').inner_text())
+
+
+def use_unusual(v, files):
+    "Give channels that cancel, a chained file, samples beyond all sound, and a video"
+    p = Page(v)
+    for name in ('inverted', 'chain', 'video'):
+        found, _ = p.ask(files[name])
+        check(f'{name}: German', max(found, key=found.get) == 'de')
+    check('the ticks of the last recording are gone', not v.locator('fieldset input:checked').count())
+    p.give(files['huge'])
+    p.wait('The recording ')
+    check(f'samples beyond all sound: {p.words()!r}', 'NaN' not in v.locator('#spoken-lang').inner_text())
+
+
+def go_offline(v, files):
+    "Load the page again without a network, and classify"
+    v.locator('#spoken-lang[data-offline=ready]').wait_for(timeout=120_000)
+    v.context.set_offline(True)
+    v.reload(wait_until='load')
+    found, _ = Page(v).ask(files['spoken'])
+    check('the page answers without a network', max(found, key=found.get) == 'fr')
+    v.context.set_offline(False)
 
 
 BROKEN = 'images => images.filter(i => !i.complete || !i.naturalWidth).map(i => i.src)'

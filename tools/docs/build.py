@@ -158,10 +158,18 @@ FEATURES = ['navigation.footer', 'toc.follow', 'content.code.copy']
 EXTENSIONS = ['toc', 'tables', 'md_in_html', 'pymdownx.highlight', 'pymdownx.superfences']
 
 
+# The theme's own link to the repository would ask GitHub for its stars
+REPOSITORY = """<a href="{{ config.repo_url }}" title="Repository" class="md-source">
+  <div class="md-source__icon md-icon">{% include ".icons/fontawesome/brands/github.svg" %}</div>
+  <div class="md-source__repository">Repository</div></a>"""
+
+
 def mkdocs_config(cfg, source):
     "The settings of MkDocs, from those of nbdev"
-    theme = dict(name='material', font=False, palette=PALETTE, features=FEATURES)
-    return dict(site_name=cfg.title, site_description=cfg.description,
+    theme = dict(name='material', font=False, palette=PALETTE, features=FEATURES,
+                 custom_dir=str(Path('_proc/_theme').resolve()))
+    return dict(site_name=cfg.title, site_description=cfg.description, repo_url=cfg.git_url,
+                edit_uri='',
                 docs_dir=str(source.resolve()), site_dir=str(Path('_docs').resolve()),
                 copyright=f'<a href="{cfg.git_url}">Source</a>', use_directory_urls=False,
                 nav=list(navigation()), extra_css=['extra.css'], plugins=['search'], theme=theme,
@@ -174,12 +182,16 @@ def site():
     proc, url = processed(), f'{cfg.doc_host}{cfg.doc_baseurl}'
     for folder in ('browser', 'images'):
         shutil.copytree(proc/folder, source/folder)
+    shutil.copy(proc/'offline.js', source)  # a service worker must stand above what it serves
     for page in pages():
         name = page_name(page)
         text = relative_links(markdown(proc/page, source/name), url)
         (source/f'{name}.md').write_text(text, encoding='utf-8')
     styles = Path('nbs/styles.css').read_text(encoding='utf-8')
     (source/'extra.css').write_text('.md-grid { max-width: 80rem; }\n' + styles, encoding='utf-8')
+    partials = Path('_proc/_theme/partials')
+    partials.mkdir(parents=True, exist_ok=True)
+    (partials/'source.html').write_text(REPOSITORY)
     Path('_proc/mkdocs.yml').write_text(yaml.safe_dump(mkdocs_config(cfg, source)))
     build = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '-f', '_proc/mkdocs.yml']
     subprocess.run(build, check=True)

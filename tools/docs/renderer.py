@@ -4,7 +4,7 @@
 """
 import inspect
 import click
-from fastcore.docments import DocmentTbl
+from fastcore.docments import docments, DocmentTbl
 from nbdev.doclinks import NbdevLookup
 from nbdev.showdoc import BasicMarkdownRenderer
 
@@ -30,11 +30,21 @@ def command_text(command, level):
     return f'---\n\n{link}{title}\n\n{inspect.cleandoc(command.help or "")}\n\n{table}'
 
 
+class ParameterTable(DocmentTbl):
+    "fastcore's table, in which the comment of `**kwargs` stands beside it and not under Returns"
+    def __init__(self, obj):
+        super().__init__(obj)
+        self.dm = docments(obj, full=True, args_kwargs=True)
+        self.dm.pop('self', None)
+        for d in self.dm.values():
+            if d['docment'] is None: d['docment'] = inspect.Parameter.empty
+
+
 class TableRenderer(BasicMarkdownRenderer):
     "nbdev's renderer with a table in place of the signature"
     def _repr_markdown_(self):
         if isinstance(self.sym, click.Command): return command_text(self.sym, self.title_level)
-        table = DocmentTbl(self.sym)
+        table = ParameterTable(self.sym)
         if not table.has_docment: return super()._repr_markdown_()
         title = f'{"#"*self.title_level} {self.nm}'
         return f'---\n\n{link_to(self.fn)}{title}\n\n{self.docs or ""}\n\n{table}'
