@@ -1,21 +1,21 @@
 """The demo, the service and the classifier under load: nbs/results/load.json and service.json.
 
-    python tools/checks/load.py service          # 32 clients at once, in turns with `classify_files`
-    python tools/checks/load.py demo             # start, one visitor, 32 visitors at once
-    python tools/checks/load.py ray              # bulk classification, one and two actors
-    python tools/checks/load.py soak MINUTES     # 64 threads use the demo and a classifier for so
-                                                 # long; memory over time
+    python tools/checks/load.py [MINUTES]   # load.json
+    python tools/checks/load.py service     # service.json: 32 clients at once, in turns with `classify_files`
 
-Every answer is compared with the one that Python gives alone.
+One after the other: the start of the demo, one visitor, 32 visitors at once; bulk classification by
+one actor of Ray and by two; 64 threads that use the demo and a classifier for so many minutes (31),
+with the memory over time. Every answer is compared with the one that Python gives alone.
 """
-import json, os, platform, subprocess, sys, tempfile, threading, time, urllib.error, urllib.request, uuid
+import json, os, subprocess, sys, tempfile, threading, time, urllib.error, urllib.request, uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 import numpy as np, psutil
 from spoken_lang import LanguageClassifier
 from spoken_lang.prediction import LANGUAGES, language_name
-from spoken_lang.results import about, device, save_results
+from spoken_lang.results import about, save_results
 
 OUT = Path('nbs/results/load.json')
 CLIPS = {path: path.parent.name for path in sorted(Path('nbs/samples').rglob('*.flac'))}
@@ -77,14 +77,6 @@ class Demo:
         return json.loads(answer.split('data: ', 1)[1])[1], time.perf_counter() - start
 
 
-def keep(**found):
-    "Add to the results"
-    kept = json.loads(OUT.read_text()) if OUT.exists() else {}
-    machine = dict(cpu=device()['cpu'], cores=os.cpu_count(), python=platform.python_version())
-    OUT.write_text(json.dumps(kept | machine | found, indent=1) + '\n')
-    print(json.dumps(found, indent=1))
-
-
 def ms(seconds, q): return round(1000*float(np.percentile(seconds, q)), 1)
 
 
@@ -106,10 +98,10 @@ def demo(visitors=32, rounds=5):
     wrong = sum(not sentence.startswith(NAMES[CLIPS[clip]]) for clip, (sentence, _) in together)
     times = [t for _, (_, t) in together]
     own = [own_ms(sentence) for sentence, _ in alone]
-    keep(demo=dict(start_s=round(d.start, 2), asked_alone=len(alone),
-                   p50_ms=ms([t for _, t in alone], 50), own_p50_ms=float(np.median(own)),
-                   visitors=visitors, asked=len(times), wrong=wrong,
-                   crowd_p50_ms=ms(times, 50), crowd_p95_ms=ms(times, 95)))
+    return dict(start_s=round(d.start, 2), asked_alone=len(alone),
+                p50_ms=ms([t for _, t in alone], 50), own_p50_ms=float(np.median(own)),
+                visitors=visitors, asked=len(times), wrong=wrong,
+                crowd_p50_ms=ms(times, 50), crowd_p95_ms=ms(times, 95))
 
 
 class Service:
@@ -231,9 +223,9 @@ def ray(n=3000):
     for _ in clf.classify_files(paths, workers=2): pass
     without = n/(time.perf_counter() - start)
     seconds = float(np.mean([clf.classify(clip).seconds for clip in CLIPS]))
-    keep(ray=dict(clips=n, clip_seconds=round(seconds, 2), actors=[1, 2], clips_a_second=rates,
-                  classify_files_two_threads=round(without, 1), wrong=wrong,
-                  memory_first_mb=watch.median(300, 1000), memory_last_mb=watch.median(2000, n)))
+    return dict(clips=n, clip_seconds=round(seconds, 2), actors=[1, 2], clips_a_second=rates,
+                classify_files_two_threads=round(without, 1), wrong=wrong,
+                memory_first_mb=watch.median(300, 1000), memory_last_mb=watch.median(2000, n))
 
 
 def is_right(clf, demo, path, clip):
@@ -275,14 +267,19 @@ def soak(minutes, threads=64, pause=10.):
             memory.append((minute, round(d.memory(), 1), round(own, 1)))
         for v in visitors: v.result()
     settled = [row for row in memory if row[0] >= minutes/3]
-    keep(soak=dict(minutes=minutes, threads=threads, **counts, demo_mb_a_minute=slope(settled, 1),
-                   classifier_mb_a_minute=slope(settled, 2), memory=memory))
+    return dict(minutes=minutes, threads=threads, **counts, demo_mb_a_minute=slope(settled, 1),
+                classifier_mb_a_minute=slope(settled, 2), memory=memory)
 
 
-if __name__ == '__main__':
-    match sys.argv[1:]:
-        case ['service']: service()
-        case ['demo']: demo()
-        case ['ray']: ray()
-        case ['soak', minutes]: soak(float(minutes))
-        case _: sys.exit(__doc__)
+def main(minutes=31):
+    found = {}
+    for work in (demo, ray, partial(soak, float(minutes))):
+        name = getattr(work, 'func', work).__name__
+        found[name] = work()
+        print(name, json.dumps(found[name]), flush=True)
+    n = found['demo']['asked'] + found['ray']['clips'] + found['soak']['demo'] + found['soak']['classifier']
+    command, path = f'python tools/checks/load.py {minutes}', LanguageClassifier.from_pretrained().path
+    save_results(OUT, about(command, path, n, seed=0), **found)
+
+
+if __name__ == '__main__': service() if sys.argv[1:] == ['service'] else main(*sys.argv[1:])

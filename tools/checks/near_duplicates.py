@@ -23,6 +23,7 @@ from spoken_lang.audit import audit_splits, examine_clips, fingerprint, near_dup
 
 RESULTS = Path(__file__).resolve().parents[2]/'nbs/results'
 SEED, PLANTED = 0, 200
+RECALL, FALSE_PAIRS = .95, 5  # with a smaller share, or more pairs that are no copies, the exit code is 1
 FORMS = 'alone', 'between others'
 COPY = .5  # correlation of the samples above which a pair is a copy
 CODECS = dict(
@@ -131,6 +132,9 @@ def main(corpus):
     checks = checks.astype(object).where(checks.notna(), None).to_dict('records')
     belongs = about(command, n=len(used) + len(test), threads=1)
     save_results(RESULTS/'audit.json', belongs, clips=list(map(len, sides)), checks=checks)
+    share, false = found['recall']['recall'], found['version_2']['false']
+    if share < RECALL or false > FALSE_PAIRS:
+        sys.exit(f'{share:.0%} of the planted copies were found, and {false} pairs that are no copies.')
 
 
 if __name__ == '__main__':

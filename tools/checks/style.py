@@ -49,6 +49,8 @@ def lines(cell):
     return [line for line in source(cell).splitlines() if line.strip()]
 def evaluated(cell):
     return not re.search(r'^#\|\s*eval:\s*false', cell.source, re.M)
+def flagged(cell):
+    return re.search(r'^#\|\s*(slow|gpu|net)\b', cell.source, re.M)
 
 
 def owner(node):
@@ -201,6 +203,9 @@ def breaches_of_outputs(book):
             if re.search(BAR, text): yield 'progress bar', cell.id
         if not evaluated(cell) and cell.get('outputs'):
             yield 'output of eval: false', cell.id
+        if '../shared' in cell.source and evaluated(cell) and not flagged(cell):
+            if 'not here' not in ' '.join(texts(cell)):
+                yield 'outputs', f'{cell.id}: not of a machine without ../shared'
     stored = json.dumps([c.get('outputs', []) for c in cells])
     if len(stored) > OUTPUT_KB*1024:
         yield 'outputs', f'{len(stored)//1024} KB, more than {OUTPUT_KB}'
