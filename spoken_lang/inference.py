@@ -16,6 +16,7 @@ import numpy as np, onnxruntime as ort
 import spoken_lang.core
 from fastcore.basics import patch
 from .audio import audio_info, open_source, seek_windows, stream_channels
+from .checkpoints import convert_whisper, converted_from_hub, is_whisper
 from spoken_lang.core import (
     split_windows, AudioError, from_array, source_name, SAMPLE_RATE, split_sources, to_mono, WINDOW
 )
@@ -29,7 +30,7 @@ from spoken_lang.timeline import (
 SHIPPED = 'base', 'tiny'  # models that are installed with the package, the default first
 
 def find_model(
-    path=None,  # a file, the folder of a run, `hub:owner/model`, `base` or `tiny`; None is `base`
+    path=None,  # a file, a folder of a run or a Whisper, `hub:owner/model`, `base`, `tiny`; None: `base`
 ) -> Path:
     "The ONNX file that `path` means; `ValueError` for an old name or where a download fails"
     name = str(SHIPPED[0] if path is None else path)
@@ -38,21 +39,25 @@ def find_model(
     if name == 'starter':
         raise ValueError('The model starter is called tiny now. Write tiny.')
     if name.startswith('hub:'): return fetch_model(name[4:])
-    return Path(name)/'model.onnx' if Path(name).is_dir() else Path(name)
+    if not Path(name).is_dir(): return Path(name)
+    path = Path(name)/'model.onnx'
+    return convert_whisper(name, path) if is_whisper(name) else path
 
 # %% ../nbs/03_inference.ipynb #060009
 def fetch_model(
     name: str,  # of a repository on the Hugging Face hub, owner/model
 ) -> Path:
-    "`model.onnx` of a repository on the hub, downloaded once; `ValueError` where that fails"
+    "The model of a repository on the hub, downloaded once; `ValueError` where that fails"
     try: from huggingface_hub import hf_hub_download
     except ImportError:
         raise ValueError(f'hub:{name}: downloading needs huggingface_hub. '
                          'Install it: pip install huggingface_hub') from None
     try: return Path(hf_hub_download(name, 'model.onnx'))
     except Exception as e:  # of the hub, of the network or of the file system
-        raise ValueError(f'hub:{name}: cannot be downloaded ({type(e).__name__}). '
-                         'Check the name, owner/model, and the connection.') from None
+        reason = type(e).__name__
+    if found := converted_from_hub(name, hf_hub_download): return found
+    raise ValueError(f'hub:{name}: cannot be downloaded ({reason}). '
+                     'Check the name, owner/model, and the connection.')
 
 # %% ../nbs/03_inference.ipynb #675b85c1
 def read_decision(
