@@ -10,6 +10,8 @@
     python tools/model/speech.py sentences TEXT.tsv OUT.parquet
     # the same, by voices made of human speech
     python tools/model/speech.py diphones TEXT.tsv OUT.parquet
+    # Irish and Esperanto, FOLDER/train and FOLDER/test/<language>/<voice>/<n>.flac; seconds of a language
+    python tools/model/speech.py new_languages FOLDER SECONDS HELD_OUT_SECONDS
 
 Needs the packages espeakng-loader, numpy, soundfile, soxr and, for shards, pyarrow. The espeak-ng library
 is GPL-3.0; its output is ours. `samples` calls the program pico2wave (Apache-2.0). `diphones` calls it and
@@ -207,6 +209,42 @@ def voices(*texts, n=700, seed=0):
         return [r for r in pool.map(lambda job: voice_row(*job), jobs) if r]
 
 
+NEW_LANGUAGES = Path(__file__).parent/'new_languages.tsv'
+HELD_OUT = 6  # the last sentences and voices of a language are for `test`
+
+
+def distinct_speakers(espeak, rng, n):
+    "`n` speakers of different variants"
+    found = {}
+    while len(found) < n:
+        speaker = random_speaker(espeak, rng)
+        found.setdefault(speaker['variant'], speaker)
+    return list(found.values())
+
+
+def new_languages(folder, seconds, held_out_seconds, seed=0):
+    "Write clips of two sentences, the voices in turn; minutes of `train`"
+    espeak, rng = Espeak(), random.Random(seed)
+    total = 0
+    for language in ('eo', 'ga'):
+        own = [t for l, t in read_lines(NEW_LANGUAGES) if l == language]
+        voices = distinct_speakers(espeak, rng, 4*HELD_OUT)
+        parts = dict(train=(own[:-HELD_OUT], voices[:-HELD_OUT], seconds),
+                     test=(own[-HELD_OUT:], voices[-HELD_OUT:], held_out_seconds))
+        for part, (sentences, speakers, needed) in parts.items():
+            said = i = 0
+            while said < needed:
+                voice = speakers[i % len(speakers)]
+                wav = espeak(' '.join(rng.sample(sentences, 2)), language, **voice)[:SECONDS*16_000]
+                path = Path(folder)/part/language/voice['variant']/f'{i}.flac'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                sf.write(path, wav, 16_000)
+                said += len(wav)/16_000
+                i += 1
+            total += said/60 if part == 'train' else 0
+    return round(total, 1)
+
+
 def write(rows, out):
     import pyarrow as pa, pyarrow.parquet as pq
     pq.write_table(pa.Table.from_pylist(rows), out)
@@ -219,4 +257,6 @@ if __name__ == '__main__':
         case ['voices', out, *texts] if texts: write(voices(*texts), out)
         case ['sentences', text, out]: write(sentences(text), out)
         case ['diphones', text, out]: write(diphones(text), out)
+        case ['new_languages', folder, *seconds]:
+            print(new_languages(folder, *map(float, seconds)), 'minutes')
         case _: sys.exit(__doc__)
