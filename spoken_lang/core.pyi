@@ -7,11 +7,15 @@ AUDIO_SUFFIXES: set
 
 SAMPLE_RATE: int
 
+MAX_LEVEL: float
+
 WINDOW: int
 
 MIN_SECONDS: float
 
 SILENCE: float
+
+FRAME: int
 
 class AudioError(ValueError):
     ...
@@ -44,6 +48,8 @@ def unwrap_source(source: Any, rate: float | None = ...) -> Any: ...
 def from_array(wav: Any, rate: float, notes: list[Any] | None = ..., bits: int = ..., channels_last: bool = ...) -> np.ndarray[Any, Any]: ...
 
 def source_name(source: Any) -> Any: ...
+
+def loud_frames(wav: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]: ...
 
 def trim_silence(wav: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]: ...
 

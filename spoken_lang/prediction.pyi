@@ -3,25 +3,17 @@ from typing import Any
 from dataclasses import dataclass
 import numpy as np
 
-LANGUAGES: dict[Any, Any]
-
 COLOURS: dict[Any, Any]
 
 OTHER_COLOUR: str
+
+LABEL_NAMES: dict[Any, Any]
 
 STATUSES: dict[Any, Any]
 
 FIELDS: tuple[Any, ...]
 
 NOT_LANGUAGES: tuple[Any, ...]
-
-@dataclass(frozen=True)
-class Language:
-    code: str
-    iso639_3: str
-    name: str
-    native: str
-    aliases: tuple[Any, ...] = ...
 
 def language_name(code: str) -> str: ...
 
@@ -46,12 +38,18 @@ class Prediction:
     @property
     def confidence(self) -> Any: ...
     def top_k(self, k: Any) -> Any: ...
+    @property
+    def reason(self) -> Any: ...
     def _repr_html_(self) -> Any: ...
     def to_dict(self) -> dict[Any, Any]: ...
+
+def shares_text(shares: dict[Any, Any]) -> str: ...
 
 def log_softmax(logits: Any, temperature: float = ...) -> np.ndarray[Any, Any]: ...
 
 def pool_windows(rows: np.ndarray[Any, Any], labels: list[Any]) -> tuple[Any, ...]: ...
+
+def find_codes(labels: list[Any], languages: Any) -> list[Any]: ...
 
 def find_candidates(labels: list[Any], languages: Any = ..., priors: dict[Any, Any] | None = ..., default: Any = ...) -> tuple[Any, ...]: ...
 
