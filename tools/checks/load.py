@@ -282,4 +282,6 @@ def main(minutes=31):
     save_results(OUT, about(command, path, n, seed=0), **found)
 
 
-if __name__ == '__main__': service() if sys.argv[1:] == ['service'] else main(*sys.argv[1:])
+if __name__ == '__main__':
+    if sys.argv[1:] == ['service']: service()
+    else: main(*sys.argv[1:])

@@ -334,7 +334,7 @@ def compare_files(exact, shipped, wavs, labels, rounds=20):
 
 
 def amounts(config, before=()):
-    "Hours of the training clips, in all and of people, by group of languages; `before`: steps of earlier runs"
+    "Hours of the training clips by group of languages; `before`: steps of earlier runs"
     df = pd.read_csv(Path(config.splits)/'train.csv', low_memory=False)
     human = df.kind.eq('human') & df.language.ne('none')
     name = df.language.where(df.language.isin([*CANDIDATES, 'none']), 'other')
