@@ -148,16 +148,15 @@ def sliding_windows(
     size: int,  # samples of a window
     step: int,  # samples from one to the next
 ):  # yields (start in samples, (samples,))
-    "Windows of a recording in order; the last one ends where it ends"
+    "Windows of a recording in order; the last one is what is left"
     rest, at = np.zeros(0, 'float32'), 0
     for block in blocks:
         rest = np.concatenate([rest, block])
-        while len(rest) > size + step:
+        while len(rest) > size:
             yield at, rest[:size]
             rest = rest[step:]
             at += step
-    if len(rest): yield at, rest[:size]
-    if len(rest) > size: yield at + len(rest) - size, rest[-size:]
+    if len(rest): yield at, rest
 
 # %% ../nbs/02_timeline.ipynb #e1826013
 def windows_between(

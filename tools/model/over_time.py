@@ -222,7 +222,8 @@ def main():
     timelines = measure_timelines(classifier.timeline, tqdm(mixes))
     streams = measure_streams(classifier.stream, tqdm(mixes))
     changes = measure_changes(classifier.stream, tqdm(mixes[:args.recordings//3]))
-    command = f'python tools/model/over_time.py {args.model} {args.out} --reason {args.reason!r}'
+    command = (f'python tools/model/over_time.py {args.model} {args.out} --reason {args.reason!r} '
+               f'--role {args.role} --recordings {args.recordings}')
     made = about(command, model=classifier.path, n=len(mixes), threads=1, role=args.role)
     save_results(args.out, made, timelines=timelines, streams=streams, changes=changes)
     if args.role == 'test': log_run(made, args.model, args.reason)
