@@ -115,13 +115,11 @@ export function trim(wav) {  // without silence at its ends, and with at most .1
   return out
 }
 
-export function* slidingWindows(wav, size) {  // [samples, s of their middle]; the last window ends where the wave ends
+export function* slidingWindows(wav, size) {  // [samples, s of their middle]; the last window is what is left
   const step = size >> 1, n = wav.length
   let at = 0
-  for (; n - at > size + step; at += step) yield [wav.subarray(at, at + size), (at + size/2)/RATE]
-  const rest = wav.subarray(at, at + size)
-  if (rest.length) yield [rest, (at + rest.length/2)/RATE]
-  if (n - at > size) yield [wav.subarray(n - size), (n - size/2)/RATE]
+  for (; n - at > size; at += step) yield [wav.subarray(at, at + size), (at + size/2)/RATE]
+  if (n > at) yield [wav.subarray(at), (at + n)/2/RATE]
 }
 
 export function viterbi(scores, change = 6) {  // the best path of states through the windows
