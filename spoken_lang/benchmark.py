@@ -9,7 +9,7 @@ __all__ = ['time_in_turns', 'time_pipeline', 'peak_memory', 'measure_startup', '
            'run_benchmark']
 
 # %% ../nbs/43_benchmark.ipynb #68420381
-import gc, json, os, subprocess, sys, tempfile, time
+import gc, hashlib, json, os, subprocess, sys, tempfile, time
 from functools import partial
 from pathlib import Path
 import numpy as np, onnxruntime as ort, pandas as pd, psutil, soundfile as sf, torch
@@ -132,16 +132,16 @@ def compare_graphs(
     "Compare PyTorch and the ONNX files of a randomly initialised network, on one thread"
     torch.manual_seed(0)
     model = SpokenLanguageClassifier(config).eval()
-    files = export_graphs(model, Path(tempfile.mkdtemp()))
     wavs = np.random.default_rng(0).normal(0, .1, (1, int(seconds*SAMPLE_RATE))).astype('float32')
     feed, net = dict(wavs=wavs, lengths=np.array([wavs.shape[1]])), WaveClassifier(model)
-    with torch.inference_mode():
-        works = dict(pytorch=lambda: net(torch.from_numpy(wavs), torch.from_numpy(feed['lengths'])))
+    works = dict(pytorch=lambda: net(torch.from_numpy(wavs), torch.from_numpy(feed['lengths'])))
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        files = export_graphs(model, Path(folder))
         exact = works['pytorch']()[0].numpy()
         works |= {name: partial(open_session(path).run, None, feed) for name, path in files.items()}
         found = time_in_turns(works, rounds)
-    for name, path in files.items():
-        found[name] |= measure_graph(path, feed, exact)
+        for name, path in files.items():
+            found[name] |= measure_graph(path, feed, exact)
     return dict(seconds=seconds, threads=1, **found)
 
 # %% ../nbs/43_benchmark.ipynb #100024
@@ -282,16 +282,18 @@ def measure_long_file(
     hours: float = 2.,
 ) -> dict:
     "Peak memory of a timeline of a long file, and its speed"
-    wav, path = load_audio(clip), Path(tempfile.mkdtemp())/'long.flac'
-    with sf.SoundFile(path, 'w', SAMPLE_RATE, 1) as f:
-        for _ in range(int(hours*3600*SAMPLE_RATE/len(wav))): f.write(wav)
-    code = f"""import time
+    wav = load_audio(clip)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder)/'long.flac')
+        with sf.SoundFile(path, 'w', SAMPLE_RATE, 1) as f:
+            for _ in range(int(hours*3600*SAMPLE_RATE/len(wav))): f.write(wav)
+        code = f"""import time
 from spoken_lang import LanguageClassifier
 clf = LanguageClassifier.from_pretrained('tiny')
 start = time.perf_counter()
-clf.timeline({str(path)!r})
+clf.timeline({path!r})
 print(time.perf_counter() - start)"""
-    peak, (seconds,) = peak_memory(code)
+        peak, (seconds,) = peak_memory(code)
     return dict(hours=hours, workers=os.cpu_count(), peak_mb=peak,
                 times_real_time=round(hours*3600/float(seconds), 1))
 
@@ -343,18 +345,21 @@ def run_benchmark(
 ) -> dict:
     "Measure everything on this page"
     torch.set_num_threads(1)
-    wav, clip = load_audio(clip), str(Path(tempfile.mkdtemp())/'six.ogg')
-    sf.write(clip, wav[:6*SAMPLE_RATE], SAMPLE_RATE, format='OGG', subtype='OPUS')
-    found = dict(file={m: time_pipeline(clip, m) for m in SHIPPED},
-                 start={m: measure_startup(clip, m) for m in SHIPPED})
-    works = dict(growth=memory_growth, many_files=time_workers, batches=time_batches,
-                 long_file=measure_long_file, peers=compare_peers)  # of the small model
-    found |= {name: work(clip) for name, work in works.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        wav, clip = load_audio(clip), f'{folder}/six.ogg'
+        sf.write(clip, wav[:6*SAMPLE_RATE], SAMPLE_RATE, format='OGG', subtype='OPUS')
+        found = dict(file={m: time_pipeline(clip, m) for m in SHIPPED},
+                     start={m: measure_startup(clip, m) for m in SHIPPED})
+        works = dict(growth=memory_growth, many_files=time_workers, batches=time_batches,
+                     long_file=measure_long_file, peers=compare_peers)  # of the small model
+        found |= {name: work(clip) for name, work in works.items()}
     found['graphs_s2t_medium'] = compare_graphs(s2t_medium_config())
     found['graphs_tiny'] = compare_graphs(SpokenLanguageConfig(hidden_size=192), 50)
-    model = LanguageClassifier.from_pretrained('tiny').path
+    sha256 = {m: LanguageClassifier.from_pretrained(m).path for m in SHIPPED}
+    sha256 = {m: hashlib.sha256(Path(path).read_bytes()).hexdigest() for m, path in sha256.items()}
     if out:
-        described = about('python -m spoken_lang.benchmark', model, n=1, seed=0)
+        default = LanguageClassifier.from_pretrained().path
+        described = about('python -m spoken_lang.benchmark', default, n=1, seed=0, models=sha256)
         save_results(out, described, **found)
     return found
 

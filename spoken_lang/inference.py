@@ -8,9 +8,11 @@ __all__ = ['SHIPPED', 'find_model', 'fetch_model', 'read_decision', 'open_sessio
 
 # %% ../nbs/03_inference.ipynb #188707c4
 import json, os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 import numpy as np, onnxruntime as ort
 import spoken_lang.core
@@ -250,23 +252,30 @@ def classify_file(self:LanguageClassifier,
 # %% ../nbs/03_inference.ipynb #060055
 @patch
 def classify_files(self:LanguageClassifier,
-    paths,  # files
+    paths,  # files; of an iterator, a few are taken ahead
     workers: int = None,  # threads; by default one a core
     progress: bool = False,  # show a progress bar
     results=None,  # a .jsonl or .csv file that predictions are added to; what it holds is kept
     **kwargs,  # see `classify`
 ):  # yields a `Prediction` for each path, in order
     "Classify many files; one that cannot be read gives a `Prediction` with status `error`"
-    paths = list(paths)
     kept = kept_results(results) if results else {}
     self.candidates(kwargs.get('languages'), kwargs.get('priors'))  # raises before any work is done
     answer = lambda path: kept.get(str(path)) or self.classify_file(path, **kwargs)
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    n, rest = workers or os.cpu_count(), iter(paths)
+    pool = ThreadPoolExecutor(n)
+    def in_order():
+        queued = deque(pool.submit(answer, path) for path in islice(rest, 4*n))
+        while queued:
+            p = queued.popleft().result()
+            queued.extend(pool.submit(answer, path) for path in islice(rest, 1))
+            yield p
     try:
-        answers = pool.map(answer, paths)
+        answers = in_order()
         if progress:
             from tqdm.auto import tqdm
-            answers = tqdm(answers, total=len(paths), unit='file')
+            total = len(paths) if hasattr(paths, '__len__') else None
+            answers = tqdm(answers, total=total, unit='file')
         for p in answers:
             if results and p.path not in kept: append_result(results, p)
             yield p

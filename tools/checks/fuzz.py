@@ -15,7 +15,8 @@ import io, re, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 
-SECONDS, MEGABYTES, SEED = 10, 1000, 1
+SECONDS, MEGABYTES = 10, 1000
+SEED = 1
 CLIP = Path('nbs/samples/de/high.flac').resolve()
 
 

@@ -11,7 +11,9 @@ import argparse, json, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from spoken_lang.augmentation import augment
-from spoken_lang.batches import AudioDataset, BatchCollator, CachedClips, cache_features, collate, FeatureDataset
+from spoken_lang.batches import (
+    AudioDataset, BatchCollator, CachedClips, cache_features, collate, FeatureDataset
+)
 from spoken_lang.benchmark import time_in_turns
 from spoken_lang.config import read_config
 from spoken_lang.features import LogMel
