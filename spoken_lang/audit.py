@@ -79,7 +79,8 @@ def running_correlation(
     def total(x):
         sums = np.cumsum(np.concatenate([0*x[:1], x]), 0)
         return sums[n:] - sums[:-n]
-    def covariance(x, y): return total((x*y).sum(1)) - (total(x)*total(y)).sum(1)/n
+    def covariance(x, y):
+        return total((x*y).sum(1)) - (total(x)*total(y)).sum(1)/n
     power = covariance(a, a)*covariance(b, b)
     return covariance(a, b)/np.sqrt(np.maximum(power, 0) + 1e-9)
 

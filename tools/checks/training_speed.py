@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from spoken_lang.augmentation import augment
 from spoken_lang.batches import (
-    AudioDataset, BatchCollator, CachedClips,
-    cache_features, collate, FeatureDataset
+    AudioDataset, BatchCollator, CachedClips, cache_features, collate, FeatureDataset
 )
 from spoken_lang.benchmark import time_in_turns
 from spoken_lang.config import read_config
