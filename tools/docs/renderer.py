@@ -22,7 +22,8 @@ def command_text(command, level):
     rows = []
     for param in command.params:
         names = ', '.join(f'`{name}`' for name in param.opts)
-        if isinstance(param, click.Argument): names = f'`{param.make_metavar(click.Context(command))}`'
+        if isinstance(param, click.Argument):
+            names = f'`{param.make_metavar(click.Context(command))}`'
         rows.append(f'| {names} | {getattr(param, "help", None) or ""} |')
     table = '\n'.join(['| | |', '|---|---|', *rows]) if rows else ''
     title = f'{"#"*level} {function.__name__}'
@@ -33,7 +34,8 @@ def command_text(command, level):
 class TableRenderer(BasicMarkdownRenderer):
     "nbdev's renderer with a table in place of the signature"
     def _repr_markdown_(self):
-        if isinstance(self.sym, click.Command): return command_text(self.sym, self.title_level)
+        if isinstance(self.sym, click.Command):
+            return command_text(self.sym, self.title_level)
         table = DocmentTbl(self.sym)
         if not table.has_docment: return super()._repr_markdown_()
         title = f'{"#"*self.title_level} {self.nm}'
