@@ -11,7 +11,6 @@ __all__ = ['ANSWERS', 'classify_source', 'prediction_schema', 'to_row', 'Classif
 import json, math, os, re
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from .core import AudioError
 from .prediction import FIELDS, Prediction
@@ -176,7 +175,8 @@ def classify_dataset(
     ray = start_ray()
     keep_question(out, question)
     if isinstance(source, ray.data.Dataset):
-        data = source.filter(partial(is_new, finished_paths(out)))
+        done = finished_paths(out)
+        data = source.filter(lambda row: is_new(done, row))
     else:
         names = list(dict.fromkeys(map(printable_text, source)))
         done = finished_paths(out, set(names))
