@@ -178,7 +178,8 @@ def export(
     "Write `RUN/model.onnx`, or a Whisper's file, verified against PyTorch"
     from spoken_lang.checkpoints import is_whisper
     from spoken_lang.onnx_export import export_run, export_whisper
-    if out or is_whisper(run): print(export_whisper(run, out or Path(run)/'model.onnx'))
+    whisper = out or is_whisper(run)
+    if whisper: print(export_whisper(run, out or Path(run)/'model.onnx'))
     else: print(export_run(run, license=license))
 
 # %% ../nbs/44_cli.ipynb #26b0c1d1
