@@ -242,7 +242,7 @@ def measure_fit(
     before = np.array(classifier.labels)[head_logits(classifier.path, unseen.vectors).argmax(1)]
     others = ~np.isin(unseen.labels, list(fitted)) & np.isin(before, labels)
     right = pd.Series(found == unseen.labels).groupby(unseen.labels).mean()
-    recall = {l: float(right.get(l, np.nan)) for l in sorted(fitted)}
+    recall = {str(l): float(right.get(l, np.nan)) for l in sorted(fitted)}
     return recall, float((found == before)[others].mean()) if others.any() else float('nan')
 
 # %% ../nbs/26b_adaptation.ipynb #6e042360

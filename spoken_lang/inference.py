@@ -22,7 +22,7 @@ from spoken_lang.core import (
     split_windows, AudioError, from_array, source_name, SAMPLE_RATE, split_sources, to_mono, WINDOW
 )
 from .results import append_result, kept_results
-from .prediction import log_softmax, Prediction
+from .prediction import LABEL_NAMES, log_softmax, Prediction
 from spoken_lang.timeline import (
     candidates_of, decide_for, explain_of, join_notes, stream_of, timeline_of, window_logits
 )
@@ -93,6 +93,7 @@ class LanguageClassifier:
             raise ValueError(f'{path}: not a model of ours. '
                              'Give an ONNX file of `spoken_lang export`.')
         self.labels, self.decision = json.loads(meta['labels']), read_decision(meta)
+        LABEL_NAMES.update(json.loads(meta.get('names', '{}')))
 
     candidates = candidates_of
     window_logits = window_logits
