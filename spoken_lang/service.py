@@ -364,7 +364,7 @@ def build_service(
     "The API and the demo as one application of FastAPI"
     import_fastapi()
     from fastapi_offline import FastAPIOffline
-    if auth: RequirePassword(None, auth)  # refuses a wrong form now, and not at the first request
+    if auth: RequirePassword(None, auth)  # `ValueError` now, not at a request
     clf = LanguageClassifier.from_pretrained(model)
     threads = Workers(limits or Limits(), workers)
     app = FastAPIOffline(title='spoken_lang', version=spoken_lang.__version__, redoc_url=None,
