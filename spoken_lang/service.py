@@ -364,6 +364,7 @@ def build_service(
     "The API and the demo as one application of FastAPI"
     import_fastapi()
     from fastapi_offline import FastAPIOffline
+    if auth: RequirePassword(None, auth)  # `ValueError` now, not at a request
     clf = LanguageClassifier.from_pretrained(model)
     threads = Workers(limits or Limits(), workers)
     app = FastAPIOffline(title='spoken_lang', version=spoken_lang.__version__, redoc_url=None,
@@ -389,7 +390,8 @@ def open_socket(
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try: return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as e:
-        raise OSError(f'{host}, port {port}: cannot be opened ({e.strerror}). '
+        reason = os.strerror(e.errno) if e.errno > 0 else e.strerror  # below 0: the name has no address
+        raise OSError(f'{host}, port {port}: cannot be opened ({reason}). '
                       'Choose another --port or --host.') from None
 
 # %% ../nbs/41_service.ipynb #bff7aa05

@@ -47,12 +47,13 @@ def browser(speech):
 
 
 @contextmanager
-def visit(b, url, size='desktop', dark=False):
+def visit(b, url, size='desktop', dark=False, **options):
     "A page, which must request nothing from another host and leave no error in the console"
     width, height = SIZES[size]
     phone = dict(is_mobile=size == 'phone', has_touch=size == 'phone')
     context = b.new_context(viewport=dict(width=width, height=height), **phone,
-                            color_scheme='dark' if dark else 'light', permissions=['microphone'])
+                            color_scheme='dark' if dark else 'light', permissions=['microphone'],
+                            **options)
     page = context.new_page()
     requests, errors = [], []
     page.on('request', lambda r: requests.append(r.url))
@@ -243,8 +244,32 @@ def app(images=None):
         with visit(b, url) as page: record(page)
         with visit(b, url) as page: upload_video(page, files)
         order_on_phone(b, url)
+        served_demo(b, files, tmp)
         if images: screenshots(b, url, files['both'], Path(images))
     demo.close()
+
+
+SERVE = """from spoken_lang.service import serve
+serve(port=0, model='tiny', auth='anna:geheim', flagged='flagged')"""
+
+
+def served_demo(b, files, folder):
+    "The demo behind the password of `spoken_lang serve`, and the documentation of its API"
+    command = [sys.executable, '-c', SERVE]
+    env = os.environ | dict(PYTHONPATH=str(Path.cwd()))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          cwd=folder, env=env) as server:
+        try:
+            url = server.stdout.readline().split()[0]
+            login = dict(http_credentials=dict(username='anna', password='geheim'))
+            with visit(b, url + '/', **login) as page:
+                App(page).give(files['spoken'])
+                App(page).wait('French, ')
+                check('the demo answers behind a password', True)
+            with visit(b, url + '/docs', **login) as page:
+                page.get_by_text('/v1/timeline').first.wait_for()
+                check('the API is documented, from one host', True)
+        finally: server.terminate()
 
 
 def screenshots(b, url, recording, folder):
