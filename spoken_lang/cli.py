@@ -259,20 +259,6 @@ def evaluate_model(data_, data, model, role, out, config, split, onnx_runtime):
     clips = read_clips(data.split(','), clf.labels, role, complete=False)
     report_on(clf, clips, out, data=data)
 
-# %% ../nbs/44_cli.ipynb #090024
-@_command
-def export(
-    run,  # the folder that `train` named at its end, or a Whisper: a folder or a name on the hub
-    license='',  # of the weights; travels in the file
-    out=None,  # the file to write, for a Whisper
-):
-    "Write `RUN/model.onnx`, or a Whisper's file, verified against PyTorch"
-    from spoken_lang.checkpoints import is_whisper
-    from spoken_lang.onnx_export import export_run, export_whisper
-    whisper = out or is_whisper(run)
-    if whisper: print(export_whisper(run, out or Path(run)/'model.onnx'))
-    else: print(export_run(run, license=license))
-
 # %% ../nbs/44_cli.ipynb #26b0c1d1
 @main.command()
 @click.argument('data', metavar='DATA')
