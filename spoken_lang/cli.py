@@ -174,7 +174,8 @@ def export(run, license='', out=None):
     a Whisper: a folder, or a name on the hub."""
     from spoken_lang.checkpoints import is_whisper
     from spoken_lang.onnx_export import export_run, export_whisper
-    if out or is_whisper(run): print(export_whisper(run, out or Path(run)/'model.onnx'))
+    whisper = out or is_whisper(run)
+    if whisper: print(export_whisper(run, out or Path(run)/'model.onnx'))
     else: print(export_run(run, license=license))
 
 # %% ../nbs/44_cli.ipynb #32b6c7d6

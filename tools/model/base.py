@@ -300,7 +300,8 @@ def choose(run, shares=(.4, .55, .7, .85, 1.), first_share=.7):
     steps = sorted(int(p.name.split('-')[1]) for p in (run/'checkpoints').glob('checkpoint-*'))
     for step in steps: evaluate(step, first_share)
     best = min(steps, key=lambda s: found[s, first_share]['nll'])
-    for share in sorted({0., *shares} - {first_share}, reverse=True): evaluate(best, share)
+    for share in sorted({0., *shares} - {first_share}, reverse=True):
+        evaluate(best, share)
     return keep(run, config, untouched, table, offsets, found)
 
 
