@@ -21,7 +21,8 @@ from .checkpoints import convert_whisper, converted_from_hub, is_whisper
 from .core import AudioError, SAMPLE_RATE, source_name, unwrap_source, WINDOW
 from .explanation import explain_of
 from .results import question_of, ResultFile
-from .prediction import LABEL_NAMES, Prediction
+from .languages import LABEL_NAMES
+from .prediction import Prediction
 from .stream import stream_of
 from spoken_lang.timeline import (
     candidates_of, decide_for, join_notes, speech_probabilities, timeline_of, window_logits
