@@ -30,7 +30,8 @@ class GraphEditor:
 
     def users(self, name): return [n for n in self.nodes if name in n.input]
 
-    def maker(self, name): return next((n for n in self.nodes if name in n.output), None)
+    def maker(self, name):
+        return next((n for n in self.nodes if name in n.output), None)
 
     def replace(self, old, new):
         at = next(i for i, n in enumerate(self.nodes) if n is old)
@@ -46,7 +47,8 @@ def save_graph(
     "Write the nodes, and the weights that they use; metadata is kept"
     model, used = graph.model, {i for n in graph.nodes for i in n.input}
     kept = [w for name, w in graph.held.items() if name in used]
-    for part in (model.graph.initializer, model.graph.node, model.graph.value_info): del part[:]
+    for part in (model.graph.initializer, model.graph.node, model.graph.value_info):
+        del part[:]
     model.graph.initializer.extend(kept)
     model.graph.node.extend(graph.nodes)
     if CONTRIB not in [o.domain for o in model.opset_import]:
@@ -62,7 +64,8 @@ def fuse_gelu(
     for erf in [n for n in graph.nodes if n.op_type == 'Erf']:
         chain = [graph.maker(erf.input[0]), erf]
         while len(chain) < 5: chain += graph.users(chain[-1].output[0])[:1]
-        if [n.op_type for n in chain] != ['Div', 'Erf', 'Add', 'Mul', 'Mul']: continue
+        if [n.op_type for n in chain] != ['Div', 'Erf', 'Add', 'Mul', 'Mul']:
+            continue
         gelu = helper.make_node('Gelu', chain[0].input[:1], chain[-1].output, domain=CONTRIB)
         graph.replace(chain[-1], [gelu])
         for n in chain[:-1]: graph.replace(n, [])
@@ -179,7 +182,7 @@ def scale_channels(
         return x
     graph.add(f'{x}/factor', factor.astype('float32'))
     mul = helper.make_node('Mul', [x, f'{x}/factor'], [f'{x}/scaled'])
-    first = next(n for n in graph.nodes if any(n is user for user in users))
+    first = users[0]
     graph.replace(first, [mul, first])
     return f'{x}/scaled'
 
@@ -205,7 +208,8 @@ def int8_products(
     for node in nodes:
         w, name = product_weights(graph, node), node.output[0]
         rounded, steps = round_weights(w*(inside*factor)[:, None], moments)
-        ins = [names[0], graph.add(f'{name}/q', rounded), names[1], graph.add(f'{name}/steps', steps), names[2]]
+        ins = [names[0], graph.add(f'{name}/q', rounded),
+               names[1], graph.add(f'{name}/steps', steps), names[2]]
         y = f'{name}/most' if len(apart) else name
         new = [helper.make_node('MatMulIntegerToFloat', ins, [y], node.name, domain=CONTRIB)]
         if len(apart):
@@ -259,11 +263,14 @@ def quantize_mixed(
     block: int = 32,  # channels with one scale, in products of few rows
 ) -> Path:
     "Write an int8 file of a transformer; metadata is kept"
-    if not wavs: raise ValueError('quantize_mixed: needs recordings to measure inputs on.')
-    measured, graph, products = measure_inputs(source, wavs), GraphEditor(source), {}
+    if not wavs:
+        raise ValueError('quantize_mixed: needs recordings to measure inputs on.')
+    measured, graph = measure_inputs(source, wavs), GraphEditor(source)
+    products = {}
     fuse_gelu(graph)
     for node in constant_products(graph):
-        if measured[node.input[0]].rows < ROWS: block_product(graph, node, block)
+        if measured[node.input[0]].rows < ROWS:
+            block_product(graph, node, block)
         else: products.setdefault(node.input[0], []).append(node)
     for x, nodes in products.items():
         a, w = measured[x], np.hstack([product_weights(graph, n) for n in nodes])
