@@ -42,7 +42,7 @@ from spoken_lang.inference import LanguageClassifier
 from spoken_lang.manifest import read_clips
 from spoken_lang.model import WaveClassifier
 from spoken_lang.onnx_export import export_run, load_run
-from spoken_lang.outliers import quantize_rest
+from spoken_lang.outliers import quantize_mixed
 from spoken_lang.results import about, save_results
 from spoken_lang.splits import fixed_split
 from spoken_lang.training import build_model, default_loss
@@ -368,13 +368,13 @@ def amounts(config, before=()):
     return dict(hours=round(hours[0], 1), human_hours=round(hours[1], 1), by_language=table, **steps)
 
 
-def ship(run, n=300, looked_at=24, before=()):
+def ship(run, n=300, looked_at=64, before=()):
     "Quantize RUN/model.onnx into the package, keep the float weights, and compare both on validation clips"
     run, config = Path(run), read_config(Path(run)/'config.yml')
     wavs, table = validation_clips(run/'config.yml')
     whole = np.flatnonzero((table.cut == 'whole') & table.language.isin(config.labels))
     chosen = np.random.default_rng(0).permutation(whole)
-    quantize_rest(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[n:n + looked_at]])
+    quantize_mixed(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[n:n + looked_at]])
     save_changes(load_run(run), config.pretrained_encoder_path, WEIGHTS)
     truth = np.array([config.labels.index(table.language[i]) for i in chosen[:n]])
     found = compare_files(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[:n]], truth)
