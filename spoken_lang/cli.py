@@ -388,7 +388,7 @@ def _quoted(args):
 # %% ../nbs/44_cli.ipynb #090040
 def main():
     "The command `spoken_lang`"
-    commands, data = [predict, train, eval, run, export, quantize, demo], [download, audit]
+    commands, data = [predict, train, eval, run, export, adapt, quantize, demo], [download, audit]
     named = lambda fs: {f.__name__: _explained(f) for f in fs}
     Fire({**named(commands), 'data': named(data)}, command=_quoted(sys.argv[1:]), name='spoken_lang')
 
