@@ -133,13 +133,13 @@ def dialects():
     turn = df.groupby('language').cumcount()
     train, test = df[turn < 50], df[turn.between(130, 159)]  # other sentences
     base, out = find_model('base'), FOLDER/'new_dialects.onnx'
-    made, times = adapt_timed(train, out, drop='gsw')
+    made = adapt(train, out, drop='gsw', cache=FOLDER/'cache'/out.stem)
     test = {l: list(part.audio) for l, part in test.groupby('language')}
     asked = dict(before=confusions(base, test), after=confusions(out, test))
     n = sum(made.windows.values())
     origin = about('python tools/model/adaptation.py dialects', model=base, n=n, seed=0)
-    save_results(f'{RESULTS}/new_dialects.json', origin, minutes=round(train.seconds.sum()/60, 1),
-                 windows=made.windows, times=times, recall=made.recall, kept=made.kept,
+    save_results(f'{RESULTS}/new_dialects.json', origin, minutes=round(float(train.seconds.sum())/60, 1),
+                 windows=made.windows, recall=made.recall, kept=made.kept,
                  clips={l: len(t) for l, t in test.items()}, **asked, others=others_kept(base, out))
 
 
