@@ -266,17 +266,19 @@ class ResultFile:
         return self.kept.get(printable_text(path))
     def close(self): self.lock.release()
 
-    def load(self):
-        "Read the file, and write it anew where something in it is damaged or out of date"
-        data = self.file.read_bytes() if self.file.exists() else b''
-        whole = data[:data.rfind(b'\n') + 1]
-        if whole != data:  # a line was cut off
-            self.file.write_bytes(whole)
-        found = kept_records(self.file, self.question) if whole else []
-        names = [printable_text(p.path) for _, p in found]
-        current = [r for r, name in zip(found, names) if is_current(*r, self.stamps.get(name))]
-        self.kept = {printable_text(p.path): p for _, p in current}
-        write_records(self.file, current)
+# %% ../nbs/01b_results.ipynb #e4a2d5c7
+@patch
+def load(self:ResultFile):
+    "Read the file, and write it anew where something in it is damaged or out of date"
+    data = self.file.read_bytes() if self.file.exists() else b''
+    whole = data[:data.rfind(b'\n') + 1]
+    if whole != data:  # a line was cut off
+        self.file.write_bytes(whole)
+    found = kept_records(self.file, self.question) if whole else []
+    names = [printable_text(p.path) for _, p in found]
+    current = [r for r, name in zip(found, names) if is_current(*r, self.stamps.get(name))]
+    self.kept = {printable_text(p.path): p for _, p in current}
+    write_records(self.file, current)
 
 # %% ../nbs/01b_results.ipynb #d9dc58f9
 @patch

@@ -84,6 +84,7 @@ def answer_files(
     files = sorted(fs.glob(f'{folder}/*.parquet'))
     return fs, [file for file in files if ANSWERS.fullmatch(file.rsplit('/', 1)[-1])]
 
+# %% ../nbs/42_scale.ipynb #af5c8be3
 def keep_question(out, question: dict):
     "Write down the question of a folder; `ValueError` where it holds the answers to another"
     import fsspec

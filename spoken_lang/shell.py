@@ -120,6 +120,7 @@ class Pipe:
         first, self.first = self.first, b''
         return first or self.file.read(n)
 
+# %% ../nbs/43b_shell.ipynb #6c6c8281
 class Unreadable:
     "A name that stands for no recording; reading it raises `AudioError` with the reason"
     def __init__(self, name, reason): self.name, self.reason = str(name), reason
@@ -273,6 +274,7 @@ def setting(ctx, param, text):
     if type(value) is type(yaml.safe_load(example)): return value
     raise click.BadParameter(f'{text!r} is not like "{example}".')
 
+# %% ../nbs/43b_shell.ipynb #5bfbc4f5
 def config_options(known=()):
     "An option for each key of a config, but for those that are known"
     import typing
