@@ -149,6 +149,7 @@ async function show() {
       `<label>${about.names[c]} (${c}) <span class="sl-bar"><span style="width: ${100*q}%; background: ${colour(c)}">
        </span></span> ${(100*q).toFixed(1)} %</label>`).join('')
     root.dataset.answer = JSON.stringify(p)
+    setTimeout(keep, 1000)
     if (last[0].length <= TIMELINE_SECONDS*RATE || p.status === 'no_speech') return
     const segments = await timeline(last, only, async done => {
       if (old()) throw null
@@ -196,11 +197,15 @@ find('#sl-record').onclick = async ({target}) => {
 }
 
 // Offline: a service worker keeps what this page has loaded, the model and its runtime, for the next visit.
-if ('serviceWorker' in navigator && !navigator.connection?.saveData) {
+let kept
+async function keep() {  // after the first answer, which would have to wait, or after 10 s
+  if (kept || !('serviceWorker' in navigator) || navigator.connection?.saveData) return
+  kept = true
   await navigator.serviceWorker.register(here('../offline.js'))
   const {active} = await navigator.serviceWorker.ready
+  navigator.serviceWorker.onmessage = () => { root.dataset.offline = 'ready' }
   const loaded = performance.getEntriesByType('resource').map(r => r.name)
   const own = ['model.onnx', 'model.json', 'ort/ort-wasm-simd-threaded.mjs', 'ort/ort-wasm-simd-threaded.wasm'].map(here)
   active.postMessage([location.href.split('#')[0], ...loaded, ...own].filter(u => u.startsWith(location.origin)))
-  navigator.serviceWorker.onmessage = () => { root.dataset.offline = 'ready' }
 }
+setTimeout(keep, 10_000)
