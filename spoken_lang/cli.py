@@ -404,13 +404,6 @@ def serve(host, port, auth, model, workers, flagged, **limits):
     from spoken_lang.service import serve
     serve(host, port, auth, model, workers, flagged, **given(limits))
 
-# %% ../nbs/44_cli.ipynb #090040
-def main():
-    "The command `spoken_lang`"
-    commands, data = [predict, train, eval, run, export, adapt, quantize, demo], [download, audit]
-    named = lambda fs: {f.__name__: _explained(f) for f in fs}
-    Fire({**named(commands), 'data': named(data)}, command=_quoted(sys.argv[1:]), name='spoken_lang')
-
 # %% ../nbs/44_cli.ipynb #090041
 #| eval: false
 if __name__ == '__main__': main()
