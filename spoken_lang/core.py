@@ -238,10 +238,10 @@ def loud_frames(
 def trim_silence(
     wav: np.ndarray,  # (samples,)
 ) -> np.ndarray:  # (samples',); empty where all is silence
-    "Cut off silence at both ends, and keep 0.12 s of each pause"
+    "Cut off silence at both ends, and keep 0.2 s of each pause"
     loud = loud_frames(wav) if len(wav) else np.zeros(0, bool)
     if not loud.any(): return wav[:0]
-    near = np.convolve(loud, np.ones(7))[3:-3] > 0  # within 60 ms of a loud frame
+    near = np.convolve(loud, np.ones(11))[5:-5] > 0  # within 0.1 s of a loud frame
     first, last = np.flatnonzero(loud)[[0, -1]]
     near[:first] = near[last + 1:] = False
     return wav[np.repeat(near, FRAME)[:len(wav)]]

@@ -105,9 +105,9 @@ export function loudFrames(wav) {  // which frames of 20 ms are at most 40 dB be
   return smooth.map(p => p > Math.max(SILENCE**2, 1e-4*level))
 }
 
-export function trim(wav) {  // without silence at its ends, and with at most .12 s of each pause
+export function trim(wav) {  // without silence at its ends, and with at most .2 s of each pause
   const loud = loudFrames(wav), first = loud.indexOf(true), last = loud.lastIndexOf(true)
-  const near = f => f >= first && f <= last && loud.slice(Math.max(0, f - 3), f + 4).includes(true)
+  const near = f => f >= first && f <= last && loud.slice(Math.max(0, f - 5), f + 6).includes(true)
   const parts = first < 0 ? [] : loud.flatMap((_, f) => near(f) ? [wav.subarray(f*FRAME, (f + 1)*FRAME)] : [])
   const out = new Float32Array(sum(parts.map(p => p.length)))
   let at = 0
