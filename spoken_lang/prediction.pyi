@@ -3,21 +3,11 @@ from typing import Any
 from dataclasses import dataclass
 import numpy as np
 
-COLOURS: dict[Any, Any]
-
-OTHER_COLOUR: str
-
-LABEL_NAMES: dict[Any, Any]
-
 STATUSES: dict[Any, Any]
 
 FIELDS: tuple[Any, ...]
 
 NOT_LANGUAGES: tuple[Any, ...]
-
-def language_name(code: str) -> str: ...
-
-def find_language(name: str, known: Any = ...) -> str: ...
 
 def probability_bar(p: Any, width: Any = ...) -> Any: ...
 
