@@ -42,9 +42,7 @@ def distillation_loss(
 # %% ../nbs/24b_callbacks.ipynb #030075
 class SafetyCallback(TrainerCallback):
     "Save and stop at Ctrl-C, stop at a gradient that is not finite, freeze the encoder at first"
-    def __init__(self,
-        freeze_epochs: float = 0.,  # the encoder is frozen before this epoch
-    ):
+    def __init__(self, freeze_epochs: float = 0.):  # the encoder is frozen before this epoch
         self.freeze_epochs, self.stopped = freeze_epochs, False
 
     def stop(self, *_):

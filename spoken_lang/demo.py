@@ -35,8 +35,7 @@ def with_percentages(
     return ' and '.join([', '.join(most), last] if most else [last])
 
 def describe_prediction(
-    p: Prediction,
-    ms: float,  # how long the classification took
+    p: Prediction, ms: float,  # how long the classification took
 ) -> str:
     "A prediction as one sentence"
     reasons = dict(no_speech='No speech detected. Is the microphone on?',

@@ -85,9 +85,7 @@ def paired_bootstrap(
     a,  # (clips,) or (seeds, clips): a score of each clip, e.g. its negative log-likelihood
     b,  # the same of the other training, for the same clips
     groups=None,  # (clips,), e.g. recordings, which are resampled whole; None: each clip alone
-    draws: int = 2000,
-    level: float = .95,
-    seed: int = 0,
+    draws: int = 2000, level: float = .95, seed: int = 0,
 ) -> dict:  # `difference`, the mean of a - b; its `interval`; `n`, clips; `seeds`, of a and of b
     "How far the mean score of one training is above another's, clip by clip"
     a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b))

@@ -129,8 +129,7 @@ async def read_body(request, limits: Limits):
 
 # %% ../nbs/41_service.ipynb #6c34e270
 async def read_upload(
-    request,  # of Starlette
-    limits: Limits,
+    request, limits: Limits,
 ):  # an open file
     "The recording of a request; an HTTP status where there is none, or it does not come"
     from starlette.formparsers import MultiPartException
@@ -312,8 +311,7 @@ def add_api(
 # %% ../nbs/41_service.ipynb #950249df
 def add_status(
     app,  # of FastAPI
-    clf: LanguageClassifier,
-    metrics: Metrics,
+    clf: LanguageClassifier, metrics: Metrics,
 ):
     "Add the paths `/healthz` and `/metrics`, and one form for all errors"
     from fastapi.exceptions import RequestValidationError
