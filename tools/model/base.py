@@ -13,6 +13,8 @@
 3 sends all clips through the vocoder of the Swiss German ones. 5 prints the folder of the run, and
 resumes with `train RUN`; it reads nbs/results/base/config.yml, of which any key can be set by
 `--key value`; `--start FILE` begins with the weights of an earlier run, averaged with those of Whisper.
+The shipped network had two runs: the config of the first is nbs/results/base/config.yml at commit 442f993;
+its file of step 8 was the `--start` of the second.
 6 chooses a checkpoint, and a share of its weights, by validation. 7 writes
 RUN/model.onnx with thresholds. 8 writes the two files of the repository,
 spoken_lang/models/base.onnx and weights/base.safetensors. From the latter,
