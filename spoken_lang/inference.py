@@ -95,6 +95,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry('session.x64quantprecision', '1')
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:  # of onnxruntime's own kinds, which share no base
