@@ -319,7 +319,7 @@ def keep(run, config, untouched, table, offsets, found):
     logits = np.load(run/f'valid-{step}-{share}.npy') + offsets[best]
     np.savez(run/'valid.npz', logits=logits[whole], labels=labels, sources=np.array(table.source[whole], 'U'))
     rows = [dict(step=step, share=share, **s) for (step, share), s in found.items()]
-    made = about('python tools/model/base.py choose RUN', n=len(table), seed=config.seed)
+    made = about(' '.join(['python', *sys.argv]), n=len(table), seed=config.seed)
     added = {l: round(float(offsets[best][config.labels.index(l)]), 3) for l in CANDIDATES}
     save_results(f'{RESULTS}/choice.json', made, step=step, share=share, offsets=added, tried=rows)
     return dict(step=step, share=share, offsets=added, **found[best])
@@ -380,7 +380,7 @@ def ship(run, n=300, looked_at=64, before=()):
     save_changes(load_run(run), config.pretrained_encoder_path, WEIGHTS)
     truth = np.array([config.labels.index(table.language[i]) for i in chosen[:n]])
     found = compare_files(run/'model.onnx', SHIPPED, [wavs[i] for i in chosen[:n]], truth)
-    made = about('python tools/model/base.py ship RUN', model=SHIPPED, n=n, seed=0, threads=1)
+    made = about(' '.join(['python', *sys.argv]), model=SHIPPED, n=n, seed=0, threads=1)
     save_results(f'{RESULTS}/quantization.json', made, **found)
     save_results(f'{RESULTS}/training.json', made | dict(n=None, seed=config.seed), **amounts(config, before))
     return found
