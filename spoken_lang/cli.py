@@ -334,15 +334,17 @@ def audit(data_, config, workers, **changes):
 # %% ../nbs/44_cli.ipynb #5ad8bf49
 @main.command()
 @click.argument('run', metavar='RUN')
-@option('--method', default='dynamic', help='dynamic, static, float16, ...; a wrong one names them all.')
-@option('--data', metavar='DATA', help='For the static methods: recordings for calibration.')
+@option('--method', default='dynamic', help='dynamic, mixed, float16, ...; a wrong one names them all.')
+@option('--data', metavar='DATA', help='For mixed and the static methods: recordings for calibration.')
 @verbosity
 def quantize(run, method, data):
     "Write a smaller file beside RUN/model.onnx. RUN is the folder of a run that was exported."
     from spoken_lang.audio import load_audio
     from spoken_lang.inference import LanguageClassifier
-    from spoken_lang.quantization import quantize
     from spoken_lang.manifest import read_clips
+    from spoken_lang.outliers import METHODS  # all of them
+    from spoken_lang.quantization import quantize
+    if method not in METHODS: data = None  # `quantize` says so
     wavs = None
     if data:
         labels = LanguageClassifier.from_pretrained(run).labels

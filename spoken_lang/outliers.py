@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np, onnx, onnxruntime as ort
 from onnx import helper, numpy_helper
+from .quantization import METHODS
 
 # %% ../nbs/31b_outliers.ipynb #839f6fe4
 class GraphEditor:
@@ -283,3 +284,6 @@ def quantize_mixed(
     unfinished = Path(f'{target}.part')
     save_graph(graph, unfinished)
     return unfinished.replace(target)
+
+# %% ../nbs/31b_outliers.ipynb #7c1e0002
+METHODS['mixed'] = quantize_mixed

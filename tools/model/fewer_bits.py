@@ -15,12 +15,14 @@ import fire, numpy as np, onnx, onnxruntime as ort, pandas as pd
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static, QuantType
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from scipy.special import softmax
 import base
 from spoken_lang.audio import load_audio
-from spoken_lang.benchmark import model_memory, time_files
+from spoken_lang.benchmark import model_memory, time_files, time_in_turns
+from spoken_lang.core import SAMPLE_RATE
 from spoken_lang.evaluation import Report
 from spoken_lang.finetuning import at_most
-from spoken_lang.inference import LanguageClassifier
+from spoken_lang.inference import LanguageClassifier, session_options
 from spoken_lang.onnx_export import export_onnx, load_run, quiet, verify_onnx
 from spoken_lang.outliers import quantize_mixed
 from spoken_lang.prediction import log_softmax
@@ -118,25 +120,25 @@ def methods(*names, rounds=15):
     save_results(RESULTS/('base.json' if has_vnni() else 'base-avx2.json'), made, **found)
 
 
-def static(target, wavs, in_float=()):
-    "All nodes in int8 with scales from recordings, but those that stay in float"
-    if not READY.exists(): quant_pre_process(str(FLOAT), str(READY), skip_symbolic_shape=True)
-    feeds = [dict(wavs=w[None], lengths=np.array([len(w)])) for w in wavs]
-    int8 = dict(activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
-    with quiet():
-        quantize_static(str(READY), str(target), Feeds(feeds), nodes_to_exclude=list(in_float), **int8)
-    return target
-
-
 class Feeds(CalibrationDataReader):
-    "Inputs of the network, one at a time"
-    def __init__(self, feeds): self.feeds = iter(feeds)
+    "Clips as inputs of the network, one at a time"
+    def __init__(self, wavs): self.feeds = map(feed, wavs)
     def get_next(self): return next(self.feeds, None)
+
+
+def feed(wav): return dict(wavs=wav[None], lengths=np.array([len(wav)]))
+
+
+def prepared():
+    "The float32 file as onnxruntime's quantization wants it; made once"
+    if not READY.exists():
+        quant_pre_process(str(FLOAT), str(READY), skip_symbolic_shape=True)
+    return onnx.load(READY)
 
 
 def node_parts():
     "{part: names of its nodes}: the log-mel, and each operator of the network"
-    graph, found = onnx.load(READY), {}
+    graph, found = prepared(), {}
     front_end = set(front_end_nodes(graph))
     for node in graph.graph.node:
         part = 'log-mel' if node.name in front_end else node.op_type
@@ -144,54 +146,74 @@ def node_parts():
     return found
 
 
-def ranges(wavs):
-    "Of each tensor of the network: operator, largest magnitude, and its ratio to the 99 % quantile"
-    graph = onnx.load(READY)
-    front_end = set(front_end_nodes(graph))
-    nodes = [n for n in graph.graph.node if n.name not in front_end]
-    del graph.graph.output[:]
-    graph.graph.output.extend(helper.make_empty_tensor_value_info(n.output[0]) for n in nodes)
-    session, found = ort.InferenceSession(graph.SerializeToString()), {}
-    for wav in wavs:
-        values = session.run(None, dict(wavs=wav[None], lengths=np.array([len(wav)])))
-        for node, x in zip(nodes, values):
-            if x.dtype != np.float32 or x.size < 2_000: continue
-            most, usual = np.abs(x).max(), np.quantile(np.abs(x), .99)
-            found.setdefault(node.name, []).append((node.op_type, most, most/(usual + 1e-9)))
-    rows = [(name, t[0][0], max(r[1] for r in t), max(r[2] for r in t)) for name, t in found.items()]
-    return [dict(node=n, operator=op, largest=float(f'{m:.4g}'), ratio=float(f'{r:.4g}')) for n, op, m, r in rows]
+def static(wavs, in_float):
+    "A file with all nodes in int8, and scales from recordings, but for the nodes that stay in float"
+    path = FOLDER/'part.onnx'
+    types = dict(activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
+    with quiet():
+        quantize_static(str(READY), str(path), Feeds(wavs), nodes_to_exclude=in_float, **types)
+    return path
 
 
-def parts(n=8, most=6):
-    "How far each part moves answers when it alone is rounded, and the smallest repair of `static-all`"
-    clips = study_clips()
-    wavs, scales = list(clips.wav.sample(n, random_state=0)), calibration_clips(16)
-    some = list(clips.wav.sample(100, random_state=1))
-    few = np.exp(log_softmax(np.array([LanguageClassifier(FLOAT).logits(w) for w in wavs])))
-    everything = static(FOLDER/'part.onnx', scales) and node_parts()
-    path, alone = FOLDER/'part.onnx', {}
-    for part, names in everything.items():
-        static(path, scales[:6], set(sum(everything.values(), [])) - set(names))
-        p = np.exp(log_softmax(np.array([LanguageClassifier(path).logits(w) for w in wavs])))
-        alone[part] = round(float(np.abs(p - few).max()), 4)
-        print(part, alone[part], flush=True)
-    order = sorted(alone, key=lambda part: (part != 'log-mel', -alone[part]))
-    exact, kept, steps = best_labels(FLOAT, some), [], []
-    for part in [None, *order[:most]]:  # the log-mel stays in float, then the worst of the rest, too
-        if part: kept += everything[part]
-        static(path, scales, kept)
-        same = (best_labels(path, some) == exact).mean()
-        size = round(path.stat().st_size/1e6, 1)
-        steps.append(dict(in_float=part, agreement=round(float(same), 4), mb=size))
-        print(steps[-1], flush=True)
-    made = about('python tools/model/fewer_bits.py parts', FLOAT, n=len(some), seed=0)
-    save_results(RESULTS/'base-parts.json', made, alone=alone, steps=steps, ranges=ranges(wavs[:3]))
-
-
-def best_labels(path, wavs):
-    "(clips,), numbers of the best labels"
+def logits_of(path, wavs):
+    "(clips, labels)"
     clf = LanguageClassifier(path)
-    return np.array([clf.logits(w).argmax() for w in wavs])
+    return np.array([clf.logits(w) for w in wavs])
+
+
+def alone(groups, wavs, scales):
+    "{part: the largest change of a probability} where that part alone is in int8"
+    exact, found = softmax(logits_of(FLOAT, wavs), 1), {}
+    for part in groups:
+        rest = [name for other in groups if other != part for name in groups[other]]
+        p = softmax(logits_of(static(scales, rest), wavs), 1)
+        found[part] = round(float(np.abs(p - exact).max()), 4)
+        print(part, found[part], flush=True)
+    return found
+
+
+def repair(groups, order, wavs, scales):
+    "Agreement with float32 when no part stays in float, when the first of `order` does, the first two, ..."
+    exact = logits_of(FLOAT, wavs).argmax(1)
+    in_float, rows = [], []
+    for part in [None, *order]:
+        in_float = in_float + groups.get(part, [])
+        path = static(scales, in_float)
+        same = logits_of(path, wavs).argmax(1) == exact
+        size = round(path.stat().st_size/1e6, 1)
+        rows.append(dict(in_float=part, agreement=round(float(same.mean()), 4), mb=size))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def ranges(wav):
+    "Of each tensor of the network: operator, largest magnitude, and how often that is its 99 % quantile"
+    graph = prepared()
+    front_end, found = set(front_end_nodes(graph)), []
+    nodes = [n for n in graph.graph.node if n.name not in front_end]
+    outputs = [helper.make_empty_tensor_value_info(n.output[0]) for n in nodes]
+    del graph.graph.output[:]
+    graph.graph.output.extend(outputs)
+    values = ort.InferenceSession(graph.SerializeToString()).run(None, feed(wav))
+    for node, x in zip(nodes, values):
+        if x.dtype != np.float32 or x.size < 2_000: continue
+        largest = np.abs(x).max()
+        ratio = largest/(np.quantile(np.abs(x), .99) + 1e-9)
+        found.append(dict(node=node.name, operator=node.op_type,
+                          largest=float(f'{largest:.4g}'), ratio=float(f'{ratio:.4g}')))
+    return found
+
+
+def parts(n=8, n_repair=100, most=6):
+    "How far each part alone moves answers, and the smallest repair of `static-all`"
+    clips, groups = study_clips(), node_parts()
+    scales = calibration_clips(16)
+    wavs = list(clips.wav.sample(n, random_state=0))
+    moved = alone(groups, wavs, scales[:6])
+    order = sorted(moved, key=lambda part: (part != 'log-mel', -moved[part]))[:most]
+    steps = repair(groups, order, list(clips.wav.sample(n_repair, random_state=1)), scales)
+    made = about('python tools/model/fewer_bits.py parts', FLOAT, n=n_repair, seed=0, n_alone=n)
+    save_results(RESULTS/'base-parts.json', made, alone=moved, steps=steps, ranges=ranges(wavs[0]))
 
 
 def integer_products(graph):
@@ -203,51 +225,60 @@ def integer_products(graph):
 
 def overflows(x, w):
     "(share of pairs of products, share of sums with such a pair) that 16 bits cannot hold"
-    pairs = sums = 0
+    shares = []
     for row in x.astype('int32'):
-        both = row[0::2, None]*w[0::2] + row[1::2, None]*w[1::2]  # (pairs, outputs)
-        over = (both > 32767) | (both < -32768)
-        pairs, sums = pairs + over.mean(), sums + over.any(0).mean()
-    return pairs/len(x), sums/len(x)
+        pairs = row[0::2, None]*w[0::2] + row[1::2, None]*w[1::2]  # (pairs, outputs)
+        over = (pairs > 32767) | (pairs < -32768)
+        shares.append((over.mean(), over.any(0).mean()))
+    return np.mean(shares, 0)
 
 
-def saturation(n=10, rows=40):
-    "Pairs of products that 16 bits cannot hold, over real inputs and weights; answers with and without"
-    clips = study_clips()
+def product_overflows(wavs, rows=4):
+    "{product: (pairs, sums)}, see `overflows`, on some rows of the inputs of each clip"
+    rng, found = np.random.default_rng(0), {}
     graph = onnx.load(base.SHIPPED)
     products = integer_products(graph)
-    whole = [o.name for o in graph.graph.output]
-    graph.graph.output.extend(helper.make_empty_tensor_value_info(x) for _, x, _ in products)
+    inputs = list(dict.fromkeys(x for _, x, _ in products))
+    graph.graph.output.extend(helper.make_empty_tensor_value_info(x) for x in inputs)
     session = ort.InferenceSession(graph.SerializeToString())
-    rng, found = np.random.default_rng(0), {}
-    for wav in clips.wav.sample(n, random_state=0):
-        feed = dict(wavs=wav[None], lengths=np.array([len(wav)]))
-        values = session.run([x for _, x, _ in products], feed)
-        for (name, _, w), x in zip(products, values):
-            x = x.reshape(-1, x.shape[-1])
-            x = x[rng.permutation(len(x))[:rows//n + 1]]
-            found.setdefault(name, []).append(overflows(x, w.astype('int32')))
-    shares = {name: dict(zip(('pairs', 'sums'), np.mean(v, 0).tolist())) for name, v in found.items()}
-    answers = {} if has_vnni() else answers_without_precision(clips)
-    made = about('python tools/model/fewer_bits.py saturation', base.SHIPPED, n=len(clips), seed=0)
-    save_results(RESULTS/'base-saturation.json', made, products=shares, answers=answers)
-    return answers
+    for wav in wavs:
+        values = dict(zip(inputs, session.run(inputs, feed(wav))))
+        for name, x, w in products:
+            some = rng.permutation(values[x].reshape(-1, len(w)))[:rows]
+            found.setdefault(name, []).append(overflows(some, w.astype('int32')))
+    return {name: np.mean(shares, 0).round(6).tolist() for name, shares in found.items()}
 
 
-def answers_without_precision(clips):
-    "Agreement with float32 when sums may be cut off at 16 bits, and when they may not"
-    exact, found = best_labels(FLOAT, clips.wav), {}
-    for precise in '01':
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry('session.x64quantprecision', precise)
-        session = ort.InferenceSession(str(base.SHIPPED), options)
-        rows = [session.run(['logits'], dict(wavs=w[None], lengths=np.array([len(w)])))[0][0] for w in clips.wav]
-        labels = np.array(LanguageClassifier(base.SHIPPED).labels)[np.argmax(rows, 1)]
-        same = np.argmax(rows, 1) == exact
-        right = int((labels == clips.language).sum())
-        found['precise' if precise == '1' else 'cut off'] = dict(agreement=round(float(same.mean()), 4), right=right)
+def answers_by_precision(clips):
+    "Agreement with float32 and right answers, where sums are cut off at 16 bits and where they are not"
+    exact, found = logits_of(FLOAT, clips.wav).argmax(1), {}
+    labels = np.array(LanguageClassifier(base.SHIPPED).labels)
+    for name, precise in {'32 bits': True, '16 bits': False}.items():
+        session = ort.InferenceSession(base.SHIPPED, session_options(1, precise))
+        best = np.array([session.run(['logits'], feed(w))[0][0].argmax() for w in clips.wav])
+        same, right = (best == exact).mean(), (labels[best] == clips.language).sum()
+        found[name] = dict(agreement=round(float(same), 4), right=int(right))
     return found
+
+
+def time_by_precision(wav, rounds=20):
+    "Times of both in alternation, on one thread"
+    names = {'16 bits': False, '32 bits': True}
+    sessions = {k: ort.InferenceSession(base.SHIPPED, session_options(1, v)) for k, v in names.items()}
+    works = {k: partial(s.run, ['logits'], feed(wav)) for k, s in sessions.items()}
+    return time_in_turns(works, rounds)
+
+
+def saturation(n=10):
+    "Pairs of products that 16 bits cannot hold; without VNNI also what they change"
+    clips, more = study_clips(), {}
+    products = product_overflows(clips.wav.sample(n, random_state=0))
+    if not has_vnni():
+        long = next(w for w in clips.wav if len(w) >= 6*SAMPLE_RATE)
+        more = dict(answers=answers_by_precision(clips), times=time_by_precision(long))
+    made = about('python tools/model/fewer_bits.py saturation', base.SHIPPED, n=len(clips), seed=0)
+    save_results(RESULTS/'base-saturation.json', made, products=products, **more)
+    return more
 
 
 if __name__ == '__main__':
