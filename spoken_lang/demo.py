@@ -132,7 +132,7 @@ def submit_flag(
 
 # %% ../nbs/40_demo.ipynb #080026
 def open_models(
-    models,  # a model or a list: classifiers, ONNX files, folders of runs; None is the shipped model
+    models,  # a model or a list: classifiers, ONNX files, folders of runs; None is `base`
 ) -> dict:  # {name: `LanguageClassifier`}
     "Open one model or several"
     models = list(models) if isinstance(models, (list, tuple)) else [models]
