@@ -25,7 +25,7 @@ from spoken_lang.uploads import (
 from .inference import LanguageClassifier
 
 # %% ../nbs/40_demo.ipynb #080007
-MIN_SHARE, MIN_SPOKEN = .1, 1.5*WINDOW  # of the speech, and s, of a language that the sentence names
+MIN_SHARE, MIN_SPOKEN = .1, 1.5*WINDOW  # of the speech, and seconds: less of a language is not named
 
 def with_percentages(
     shares: dict,  # {code: share}
@@ -132,7 +132,7 @@ def submit_flag(
 
 # %% ../nbs/40_demo.ipynb #080026
 def open_models(
-    models,  # a model or a list: classifiers, ONNX files, folders of runs; None is the shipped model
+    models,  # a model or a list: classifiers, ONNX files, folders of runs; None is `base`
 ) -> dict:  # {name: `LanguageClassifier`}
     "Open one model or several"
     models = list(models) if isinstance(models, (list, tuple)) else [models]

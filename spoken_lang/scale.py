@@ -165,7 +165,7 @@ def is_new(done, row):
 def classify_dataset(
     source,  # paths and addresses, or a Ray Dataset with a column `path`, and `bytes` if it was read
     out,  # a folder that all machines can see, or an address such as `s3://bucket/answers`
-    model=None,  # an ONNX file or a run's folder, which all machines can see; None is the shipped model
+    model=None,  # an ONNX file or a run's folder, which all machines can see; None is `base`
     actors: int = None,  # processes; by default one for each core of the cluster but one
     block: int = 100,  # clips in a parquet file
     **kwargs,  # `languages`, `priors`, `channel`, ..., see `LanguageClassifier.classify`

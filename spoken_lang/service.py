@@ -353,7 +353,7 @@ def refuse_methods(
 
 # %% ../nbs/41_service.ipynb #2fb470de
 def build_service(
-    model=None,  # an ONNX file or the folder of a run; None is the shipped model
+    model=None,  # an ONNX file or the folder of a run; None is `base`
     auth: str = None,  # NAME:PASSWORD; None: open to all who reach it
     limits: Limits = None,  # by default those of `Limits()`
     workers: int = None,  # threads; by default one a core
@@ -397,7 +397,7 @@ def serve(
     host: str = '127.0.0.1',  # 0.0.0.0: all networks of this machine
     port: int = 8000,  # 0: a free one
     auth: str = None,  # NAME:PASSWORD; by default the environment variable SPOKEN_LANG_AUTH
-    model=None,  # an ONNX file or the folder of a run; None is the shipped model
+    model=None,  # an ONNX file or the folder of a run; None is `base`
     workers: int = None,  # threads; by default one a core
     flagged='flagged',  # the folder for recordings that visitors of the demo flag
     megabytes: float = MAX_MEGABYTES,  # of an upload

@@ -63,7 +63,7 @@ def show_prediction(
 
 # %% ../nbs/40b_widget.ipynb #080056
 def classify_widget(
-    model=None,  # an ONNX file, or the folder of a run; None is the shipped model
+    model=None,  # an ONNX file, or the folder of a run; None is `base`
 ):  # an ipywidgets `VBox`
     "Record or upload in the notebook, and see the language"
     try: import ipywidgets as w, anywidget
