@@ -8,7 +8,7 @@
 
 The test part of the corpus is not used. Files that are there already are not made again.
 """
-import sys
+import sys, time
 from functools import partial
 from pathlib import Path
 import fire, numpy as np, onnx, onnxruntime as ort, pandas as pd
@@ -24,9 +24,9 @@ from spoken_lang.evaluation import Report
 from spoken_lang.finetuning import at_most
 from spoken_lang.inference import LanguageClassifier, session_options
 from spoken_lang.onnx_export import export_onnx, load_run, quiet, verify_onnx
-from spoken_lang.outliers import quantize_mixed
+from spoken_lang.outliers import METHODS  # all of them
 from spoken_lang.prediction import log_softmax
-from spoken_lang.quantization import front_end_nodes, METHODS, quantize
+from spoken_lang.quantization import front_end_nodes, quantize
 from spoken_lang.results import about, device, save_results
 
 FOLDER, RESULTS = Path('workspace/bits'), Path('nbs/results/quantization')
@@ -93,13 +93,22 @@ def make(name, wavs):
     "The file of a method; made once"
     path = FOLDER/f'{name}.onnx'
     if path.exists(): return path
-    if name == 'mixed': return quantize_mixed(FLOAT, path, wavs)
     return quantize(FLOAT, path, name, wavs[:16] if name in HISTOGRAMS else wavs)
+
+
+def load_time(path, rounds=3):
+    "Milliseconds to open a file, the least of some"
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        LanguageClassifier(path)
+        times.append(1000*(time.perf_counter() - start))
+    return round(min(times))
 
 
 def methods(*names, rounds=15):
     "Quantize by every method, or some; accuracy, size, memory and time of each"
-    names = names or [*METHODS, 'mixed']
+    names = names or METHODS
     clips, wavs = study_clips(), calibration_clips()
     labels = LanguageClassifier(FLOAT).labels
     exact = log_probabilities(FLOAT, clips.wav)
@@ -111,7 +120,8 @@ def methods(*names, rounds=15):
             print(name, found[name], flush=True)
     for name, path in paths.items():
         row = figures(log_probabilities(path, clips.wav), exact, clips, labels)
-        found[name] = dict(mb=round(path.stat().st_size/1e6, 1), memory_mb=model_memory(path)) | row
+        size = dict(mb=round(path.stat().st_size/1e6, 1), memory_mb=model_memory(path))
+        found[name] = size | dict(load_ms=load_time(path)) | row
         print(name, found[name], flush=True)
     for name, row in time_files(paths, rounds=rounds).items():
         found[name] |= row
