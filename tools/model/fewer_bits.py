@@ -4,7 +4,8 @@
     2. python tools/model/fewer_bits.py restore            # workspace/bits/float32.onnx
     3. python tools/model/fewer_bits.py methods            # base.json, or base-avx2.json without VNNI
     4. python tools/model/fewer_bits.py parts              # base-parts.json
-    5. python tools/model/fewer_bits.py saturation         # base-saturation.json
+    5. python tools/model/fewer_bits.py needed             # base-needed.json, which reads the one before
+    6. python tools/model/fewer_bits.py saturation         # base-saturation.json
 
 The test part of the corpus is not used. Files that are there already are not made again.
 """
@@ -27,7 +28,7 @@ from spoken_lang.onnx_export import export_onnx, load_run, quiet, verify_onnx
 from spoken_lang.outliers import METHODS  # all of them
 from spoken_lang.prediction import log_softmax
 from spoken_lang.quantization import front_end_nodes, quantize
-from spoken_lang.results import about, device, save_results
+from spoken_lang.results import about, device, load_results, save_results
 
 FOLDER, RESULTS = Path('workspace/bits'), Path('nbs/results/quantization')
 FLOAT, READY = FOLDER/'float32.onnx', FOLDER/'ready.onnx'
@@ -226,6 +227,22 @@ def parts(n=8, n_repair=100, most=6):
     save_results(RESULTS/'base-parts.json', made, alone=moved, steps=steps, ranges=ranges(wavs[0]))
 
 
+def needed(n=100, worst=7):
+    "Agreement with float32 with the worst parts in float, and when one of them is in int8 again"
+    found = load_results(RESULTS/'base-parts.json')['alone']
+    parts = sorted(found, key=lambda part: -found[part])[:worst]
+    clips, groups = study_clips(), node_parts()
+    wavs, scales = list(clips.wav.sample(n, random_state=1)), calibration_clips(16)
+    exact, rows = logits_of(FLOAT, wavs).argmax(1), []
+    for back in [None, *parts]:
+        in_float = [name for part in parts if part != back for name in groups[part]]
+        same = logits_of(static(scales, in_float), wavs).argmax(1) == exact
+        rows.append(dict(in_int8=back, agreement=round(float(same.mean()), 4)))
+        print(rows[-1], flush=True)
+    made = about('python tools/model/fewer_bits.py needed', FLOAT, n=n, seed=0)
+    save_results(RESULTS/'base-needed.json', made, in_float=parts, rows=rows)
+
+
 def integer_products(graph):
     "[(name of the node, its input in bytes, weights)] of a file of `quantize_mixed`"
     held = {w.name: w for w in graph.graph.initializer}
@@ -293,4 +310,4 @@ def saturation(n=10):
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(restore=restore, methods=methods, parts=parts, saturation=saturation))
+    fire.Fire(dict(restore=restore, methods=methods, parts=parts, needed=needed, saturation=saturation))
