@@ -155,14 +155,16 @@ def soundfile_info(file):
 # %% ../nbs/00c_audio.ipynb #0000b2
 def packets_end(container, stream, packets):
     "When the last packet ends, s; their total where there are no time stamps; 0 where unknown"
-    end = total = 0.
+    second = float(1/stream.time_base)  # in ticks
+    end = total = 0  # in ticks: their sums are fast, and an hour of MP3 has a hundred thousand packets
     for p in packets:
         if not p.size: continue
-        lasts = float((p.duration or 0)*p.time_base)
-        if not 0 < lasts < 10: return 0.
+        lasts, at = p.duration or 0, p.pts
+        if not 0 < lasts < 10*second: return 0.
         total += lasts
-        if p.pts is None: continue
-        end = max(end, float((p.pts + p.duration)*p.time_base) - clock_zero(container, stream))
+        if at is not None: end = max(end, at + lasts)
+    total /= second
+    end = max(0., end/second - clock_zero(container, stream))
     return end if container.format.name in CLOCKED and end < total + MAX_GAPS else total
 
 # %% ../nbs/00c_audio.ipynb #0000b6

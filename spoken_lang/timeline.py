@@ -6,13 +6,13 @@
 __all__ = ['LEVEL_SECONDS', 'candidates_of', 'silent_logits', 'window_logits', 'speech_probabilities', 'decide_for', 'join_notes',
            'Timeline', 'srt_time', 'viterbi', 'sliding_windows', 'windows_between', 'state_scores', 'decide_within',
            'find_segments', 'note_power', 'nearest_pause', 'move_to_pauses', 'middle_of_sound', 'refine_changes',
-           'sliding_logits', 'timeline_of']
+           'logits_ahead', 'sliding_logits', 'timeline_of']
 
 # %% ../nbs/02_timeline.ipynb #3703b5b1
 import io, os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 import numpy as np
 from fastcore.basics import patch
 from .audio import stream_audio
@@ -301,6 +301,26 @@ def refine_changes(
         rows = [*rows[:i], *classify(new), *rows[i:]]
     return windows, rows
 
+# %% ../nbs/02_timeline.ipynb #5a3fb102
+def logits_ahead(
+    classifier,  # any object with `labels` and `logits`
+    windows,  # an iterator of (start in samples, (samples,))
+    pool: ThreadPoolExecutor,
+    ahead: int = 32,  # how many are in memory before their turn
+):  # yields (window, its logits), in order
+    "Classify windows in threads while the next ones are read"
+    waiting = deque()
+    def first():
+        window, row = waiting.popleft()
+        return window, row.result()
+    try:
+        for window in windows:
+            waiting.append((window, pool.submit(window_logits, classifier, window[1])))
+            if len(waiting) > ahead: yield first()
+        while waiting: yield first()
+    finally:  # a recording that cannot be read to its end is not classified further
+        for _, row in waiting: row.cancel()
+
 # %% ../nbs/02_timeline.ipynb #060070
 def sliding_logits(
     classifier,  # any object with `labels` and `logits`
@@ -320,14 +340,14 @@ def sliding_logits(
     seconds, windows = 0., sliding_windows(blocks, size, size//2)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         classify = lambda some: list(pool.map(lambda w: window_logits(classifier, w[1]), some))
-        while some := list(islice(windows, 32)):  # as many as are in memory at once
-            both = before[0] + some, before[1] + classify(some)
+        for window, row in logits_ahead(classifier, windows, pool):
+            both = before[0] + [window], before[1] + [row]
             some, found = refine_changes(classify, *both, state, *near)
             new = slice(len(before[0]), None)
             rows += found[new]
             middles += [(at + middle_of_sound(wav))/SAMPLE_RATE for at, wav in some[new]]
             before = some[-1:], found[-1:]
-            seconds = (some[-1][0] + len(some[-1][1]))/SAMPLE_RATE
+            seconds = (window[0] + len(window[1]))/SAMPLE_RATE
     return rows, middles, seconds
 
 # %% ../nbs/02_timeline.ipynb #060071b
