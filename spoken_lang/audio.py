@@ -140,7 +140,8 @@ def header_holds(f, size):
     if not 0 < f.frames < 2**62 or size <= least*f.frames/f.samplerate:
         return False
     if not f.seekable(): return True
-    try: return f.seek(f.frames - 1) == f.frames - 1 and len(f.read(1)) == 1
+    last = min(f.frames, f.samplerate)
+    try: return f.seek(f.frames - last) == f.frames - last and len(f.read(last)) == last
     except sf.LibsndfileError: return False
 
 def soundfile_info(file):
