@@ -104,6 +104,7 @@ class StateGuide(TrainerCallback):
 
     def keep(self, module, inputs, output): self.frames, self.mask = output
     def on_step_begin(self, args, state, control, **kwargs): self.step = state.global_step
+    def on_train_end(self, args, state, control, model=None, **kwargs): del model.guide
 
     def loss(self, model, batch):
         "Mean square of what is not predicted; 1 for a constant"
