@@ -1,4 +1,4 @@
-"""Networks of 1 to 2.5 million parameters that `tiny.py compare` teaches alike.
+"""Networks of 1 to 2.5 million parameters that `tiny.py compare` trains alike.
 
 Each takes the 40 bands of `tiny`'s log-mel. The encoders have the shapes of `TdnnEncoder`, and pooling and
 head are those of the package. Padding is masked wherever frames meet: in convolutions, norms, gates and

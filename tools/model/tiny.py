@@ -1,4 +1,5 @@
-"""How the weights of `tiny` are made: a small network, taught by `base` on clips that are augmented once.
+"""How the weights of `tiny` are made: distilled from `base` on clips that are
+augmented once.
 
     1. python tools/model/base.py revoice ../shared/tools/revoice, and steps 2 and 4 there, where wanted
     2. python tools/model/tiny.py teach [--copies 4] [--states 2]
@@ -19,14 +20,14 @@ checkpoint with the lowest NLL on held-out sources is kept, a mean over language
 and writes RUN/model.onnx. 7 takes the smallest of some file formats that keeps the labels, and writes
 spoken_lang/models/tiny.onnx. `throughput` measures the teacher.
 
-All read nbs/results/tiny/taught.yml, of which any key can be set by `--key value`.
+All read nbs/results/tiny/distilled.yml, of which any key can be set by `--key value`.
 """
 import json, shutil, sys, time
 from functools import partial
 from pathlib import Path
 import fire, numpy as np, pandas as pd, torch
 from base import amounts, calibrated, CANDIDATES, compare_files, fit_offsets, scores, validation_clips
-from lessons import CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, TaughtCrops, teach, throughput
+from crops import CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, StoredCrops, teach, throughput
 from small_networks import network, NETWORKS
 from spoken_lang import training
 from spoken_lang.batches import BatchCollator
@@ -47,7 +48,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 RESULTS, SHIPPED = 'nbs/results/tiny', 'spoken_lang/models/tiny.onnx'
 
 
-class TaughtBatches(Dataset):
+class StoredBatches(Dataset):
     "Batches by step, of crops that are about as long, from (seed, step) alone"
     def __init__(self, crops, weights, matched, collator, config, steps, states, spread=.06):
         self.crops, self.collator = crops, collator
@@ -55,7 +56,8 @@ class TaughtBatches(Dataset):
         self.answers = np.array([crops.answers[s][k] for s, k in crops.rows])
         self.order = np.argsort(crops.frames, kind='stable')
         self.sums = np.cumsum(weights[self.order])
-        self.size, self.seed, self.steps = config.batch_size, config.seed, steps
+        self.size, self.seed = config.batch_size, config.seed
+        self.steps = steps
         self.with_states, self.spread = states, spread  # of all draws, by length, in a batch
 
     def __len__(self): return self.steps
@@ -75,13 +77,13 @@ class TaughtBatches(Dataset):
         return self.collator(clips) | more
 
 
-def taught_sets(config, df, train, valid, mel, folder, states=False):
+def stored_sets(config, df, train, valid, mel, folder, states=False):
     "Data sets, sampler and collators from the crops that `teach` stored"
-    shards = {part: sorted(folder.glob(f'{part}-*/')) for part in ('train', 'valid')}
-    shards = {part: [f for f in found if f.suffix != '.part'] for part, found in shards.items()}
-    if not all(shards.values()):
+    def shards(part):
+        return [f for f in sorted(folder.glob(f'{part}-*/')) if f.suffix != '.part']
+    if not shards('train') or not shards('valid'):
         raise ValueError(f'{folder}: holds no crops. Make them: python tools/model/tiny.py teach')
-    crops = TaughtCrops(shards['train'], train, config.labels)
+    crops = StoredCrops(shards('train'), train, config.labels)
     train = train.assign(kind=train.get('kind', 'human'))
     weights = draw_weights(train, config.group_shares, config.vocoded_shares, config.source_shares)
     weights = weights[crops.clips]/np.bincount(crops.clips, minlength=len(train))[crops.clips]
@@ -89,22 +91,27 @@ def taught_sets(config, df, train, valid, mel, folder, states=False):
     steps = config.steps*config.accumulate
     collator = BatchCollator(mel, change=config.augment)
     matched = matched.values[crops.clips]
-    batches = TaughtBatches(crops, weights, matched, collator, config, steps, states)
+    batches = StoredBatches(crops, weights, matched, collator, config, steps, states)
     return dict(train_dataset=batches, draws=range(steps), data_collator=first_item,
-                eval_dataset=TaughtCrops(shards['valid'], valid, config.labels),
+                eval_dataset=StoredCrops(shards('valid'), valid, config.labels),
                 eval_collator=BatchCollator(mel))
 
 
 class StateGuide(TrainerCallback):
     "A linear layer from the encoder's frames to the teacher's states, whose loss fades to 0"
     def __init__(self, net, weight, steps):
-        self.weight, self.steps, self.step = weight, steps, 0
+        self.weight, self.steps = weight, steps
+        self.step = 0
         net.guide = torch.nn.Linear(net.config.hidden_size, STATE_DIMENSIONS)
         net.encoder.register_forward_hook(self.keep)
 
     def keep(self, module, inputs, output): self.frames, self.mask = output
-    def on_step_begin(self, args, state, control, **kwargs): self.step = state.global_step
-    def on_train_end(self, args, state, control, model=None, **kwargs): del model.guide
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step = state.global_step
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        del model.guide
 
     def loss(self, model, batch):
         "Mean square of what is not predicted; 1 for a constant"
@@ -119,7 +126,7 @@ class StateGuide(TrainerCallback):
         return share*(error*there).sum()/there.sum().clamp(min=1)
 
 
-def taught_loss(config, share, temperature, guide=None):
+def student_loss(config, share, temperature, guide=None):
     "The teacher's answers, the labels, and the teacher's states where there is a guide"
     distil = distillation_loss(share=share, temperature=temperature)
     rows = [config.labels.index(l) for l in config.matched_labels]
@@ -145,9 +152,9 @@ def train(name=None, run=None, control=False, share=.8, temperature=2., states_w
     net, guide = network(config.model['encoder'], config.labels), None
     if states_weight and not control:
         guide = StateGuide(net, states_weight, states_share*config.steps)
-    loss = taught_loss(config, 0. if control else share, temperature, guide)
-    lessons = Path(config.workspace).parents[1]/'lessons'
-    prepare = partial(taught_sets, folder=lessons, states=guide is not None)
+    loss = student_loss(config, 0. if control else share, temperature, guide)
+    stored = Path(config.workspace).parents[1]/'crops'
+    prepare = partial(stored_sets, folder=stored, states=guide is not None)
     return str(training.train(config, run, net, [guide] if guide else [], loss, prepare))
 
 
@@ -226,7 +233,8 @@ def compare(*names, steps=1500, **changes):
     for name in names or NETWORKS:
         folder = f'compare-{name}'
         run, finished = run_of(f'{config.workspace}/runs/{folder}')
-        if not finished: run = Path(train(name, run, folder=folder, steps=steps, **changes))
+        if not finished:
+            run = Path(train(name, run, folder=folder, steps=steps, **changes))
         metrics = json.loads((run/'metrics.json').read_text())
         net = network(name, config.labels)
         row = dict(name=name, parameters=sum(p.numel() for p in net.parameters()))
@@ -291,7 +299,8 @@ def ship(run, n=600, looked_at=84):
     truth = np.array([config.labels.index(l) for l in table.language])
     scales = [wavs[i] for i in chosen[n:n + looked_at]]
     found = compare_formats(run, [wavs[i] for i in chosen[:n]], truth[chosen[:n]], scales)
-    def keeps(v): return v['agreement'] >= AGREEMENT and v['f1'][0] - v['f1'][1] <= LOSS
+    def keeps(v):
+        return v['agreement'] >= AGREEMENT and v['f1'][0] - v['f1'][1] <= LOSS
     good = [name for name, v in found.items() if keeps(v)]
     if not good: return f'no format keeps the labels: {found}'
     shutil.copy(run/f'{good[0]}.onnx', SHIPPED)

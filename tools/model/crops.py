@@ -26,7 +26,7 @@ from spoken_lang.splits import clip_ids, write_split
 from spoken_lang.training_sets import read_split
 from torch.utils.data import Dataset
 
-CONFIG, TEACHER = 'nbs/results/tiny/taught.yml', 'spoken_lang/models/base.onnx'
+CONFIG, TEACHER = 'nbs/results/tiny/distilled.yml', 'spoken_lang/models/base.onnx'
 CROPS = 200  # in a shard, about
 STATE_DIMENSIONS, STATE_RATE = 128, 25  # of the teacher's states that are kept; a second
 
@@ -95,10 +95,10 @@ def parts_of(clips):
     return np.array_split(clips, max(1, round(len(clips)/CROPS)))
 
 
-class Lessons:
+class CropMaker:
     "What workers need to make shards of crops; the waves, the manifests and the settings"
-    def __init__(self, config, teacher, folder):
-        self.config, self.teacher, self.folder = config, teacher, Path(folder)
+    def __init__(self, config, folder):
+        self.config, self.folder = config, Path(folder)
         df, self.train, self.valid = read_split(config)
         waves = WaveMap(cache_waves(df.audio, Path(config.workspace)/'cache', config.workers))
         self.mel = front_end(network('tdnn', config.labels).config)
@@ -142,7 +142,8 @@ class Lessons:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         index = dict(offsets=[], frames=[], labels=[], clips=[], bins=0)
-        ids, answers, states = [], [], []
+        ids, answers = [], []
+        states = []
         with open(unfinished/'features.f16', 'wb') as f:
             for i in clips:
                 for wav in make(i, number):
@@ -166,29 +167,31 @@ class Lessons:
         return ((slower(states) - mean) @ matrix).astype('float16')
 
 
-WORKER = {}  # in a worker process: its lessons and its teachers
+WORKER = {}  # in a worker process: its maker of crops and its teachers
 
 
-def begin(lessons):
+def begin(maker):
     torch.set_num_threads(1)
-    WORKER.update(lessons=lessons, teachers={})
+    WORKER.update(maker=maker, teachers={})
 
 
 def run_job(job, path):
     "Write one shard in a worker"
-    lessons, teachers = WORKER['lessons'], WORKER['teachers']
-    if path not in teachers: teachers[path] = Teacher(path, lessons.config.labels)
-    return lessons.write(teachers[path], *job)
+    maker, teachers = WORKER['maker'], WORKER['teachers']
+    if path not in teachers:
+        teachers[path] = Teacher(path, maker.config.labels)
+    return maker.write(teachers[path], *job)
 
 
-def state_projection(lessons, path, n=150):
+def state_projection(maker, path, n=150):
     "Fit the projection on crops of some training clips, once"
-    kept = lessons.folder/'projection.npz'
+    kept = maker.folder/'projection.npz'
     if not kept.exists():
-        teacher, samples = Teacher(path, lessons.config.labels), []
-        for i in np.random.default_rng(0).permutation(len(lessons.train))[:n]:
-            wav = next(lessons.crops(i, 0))
-            if len(wav) >= MIN_SECONDS*SAMPLE_RATE: samples.append(slower(teacher(wav)[1]))
+        teacher, samples = Teacher(path, maker.config.labels), []
+        for i in np.random.default_rng(0).permutation(len(maker.train))[:n]:
+            wav = next(maker.crops(i, 0))
+            if len(wav) < MIN_SECONDS*SAMPLE_RATE: continue
+            samples.append(slower(teacher(wav)[1]))
         mean, matrix = fit_projection(samples)
         np.savez(kept, mean=mean, matrix=matrix)
     found = np.load(kept)
@@ -198,20 +201,21 @@ def state_projection(lessons, path, n=150):
 def teach(copies=None, workers=2, states=0, teacher=TEACHER, **changes):
     "Store crops and the teacher's answers; `states`: copies for which its states are kept"
     config = settings(**changes)
-    folder = Path(config.workspace)/'lessons'
+    folder = Path(config.workspace)/'crops'
     folder.mkdir(parents=True, exist_ok=True)
-    lessons, exposed = Lessons(config, teacher, folder), folder/'teacher.onnx'
+    maker, exposed = CropMaker(config, folder), folder/'teacher.onnx'
     if states:
         expose_states(teacher, exposed)
-        lessons.projection = state_projection(lessons, exposed)
-    jobs = list(lessons.jobs(copies or config.copies))
+        maker.projection = state_projection(maker, exposed)
+    jobs = list(maker.jobs(copies or config.copies))
     left = [j for j in jobs if not (folder/j[0]).exists()]
     print(f'{len(left)} of {len(jobs)} shards are left', flush=True)
     begun = told = time.time()
     done = seconds = 0
-    with ProcessPoolExecutor(workers, get_context('fork'), begin, (lessons,)) as pool:
-        paths = [exposed if j[1] == 'train' and j[2] < states else teacher for j in left]
-        waiting = {pool.submit(run_job, j, p) for j, p in zip(left, paths)}
+    with ProcessPoolExecutor(workers, get_context('fork'), begin, (maker,)) as pool:
+        def path_for(job):
+            return exposed if job[1] == 'train' and job[2] < states else teacher
+        waiting = {pool.submit(run_job, job, path_for(job)) for job in left}
         while waiting:
             finished, waiting = wait(waiting, 60, FIRST_COMPLETED)
             done += len(finished)
@@ -228,10 +232,10 @@ def teach(copies=None, workers=2, states=0, teacher=TEACHER, **changes):
 def throughput(*paths, n=24, batch=8, **changes):
     "Seconds of sound a second of one thread, by crop and in batches; agreement with the first file"
     config, rows = settings(**changes), []
-    lessons = Lessons(config, TEACHER, config.workspace)
-    chosen = np.random.default_rng(0).permutation(len(lessons.train))[:n]
+    maker = CropMaker(config, config.workspace)
+    chosen = np.random.default_rng(0).permutation(len(maker.train))[:n]
     begun = time.process_time()
-    wavs = [w for i in chosen for w in lessons.crops(i, 0) if len(w) >= MIN_SECONDS*SAMPLE_RATE]
+    wavs = [w for i in chosen for w in maker.crops(i, 0) if len(w) >= MIN_SECONDS*SAMPLE_RATE]
     seconds = sum(map(len, wavs))/SAMPLE_RATE
     made = time.process_time() - begun
     wavs, answers = sorted(wavs, key=len), []
@@ -253,20 +257,23 @@ def throughput(*paths, n=24, batch=8, **changes):
     return pd.DataFrame(rows).round(2).to_string()
 
 
-class TaughtCrops(Dataset):
+class StoredCrops(Dataset):
     "Stored crops of the clips of a manifest: features, label, the teacher's answer and states"
     def __init__(self, folders, manifest, labels):
         where = {name: i for i, name in enumerate(clip_ids(manifest))}
         self.shards = [FeatureDataset(f) for f in folders]
         self.answers = [np.load(Path(f)/'teacher.npy') for f in folders]
-        self.folders, rows, clips, frames = list(folders), [], [], []
+        self.folders = list(folders)
+        rows, clips = [], []
+        frames = []
         for s, shard in enumerate(self.shards):
             for k, name in enumerate(shard.ids):
                 if name not in where: continue
                 rows.append((s, k))
                 clips.append(where[name])
                 frames.append(shard.frames[k])
-        self.rows, self.clips, self.frames = rows, np.array(clips), np.array(frames)
+        self.rows, self.clips = rows, np.array(clips)
+        self.frames = np.array(frames)
         number = {l: i for i, l in enumerate(labels)}
         self.labels = np.array([number.get(l, -100) for l in manifest.language])[self.clips]
 
