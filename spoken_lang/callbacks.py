@@ -22,20 +22,21 @@ from .evaluation import class_metrics, macro_nll, macro_metrics
 
 # %% ../nbs/24b_callbacks.ipynb #6cf82efc
 def distillation_loss(
-    teachers: list,  # trained networks with the same labels and the same front end
+    teachers: list = (),  # trained networks with the same labels and the same front end
     share: float = .7,  # of the loss that comes from the teachers; the rest comes from the labels
     temperature: float = 2.,
 ):  # a function (model, batch, output) → loss, for `train`
-    "A loss of labels and of the mean probabilities of teachers"
+    "A loss of labels and of the mean probabilities of teachers, or of those in `batch['teacher']`"
     for t in teachers: t.eval()
     soft = lambda logits: (logits/temperature).log_softmax(1)
 
     def loss(model, batch, output):
-        features = {k: v for k, v in batch.items() if k != 'labels'}
+        features = {k: v for k, v in batch.items() if k not in ('labels', 'teacher')}
         with torch.no_grad():
-            wanted = [soft(t(**features).logits).exp() for t in teachers]
-        wanted = torch.stack(wanted).mean(0)
+            logits = [t(**features).logits for t in teachers] or [batch['teacher']]
+            wanted = torch.stack([soft(l).exp() for l in logits]).mean(0)
         learnt = F.kl_div(soft(output.logits), wanted, reduction='batchmean')*temperature**2
+        if (batch['labels'] < 0).all(): return share*learnt
         return (1 - share)*output.loss + share*learnt
     return loss
 

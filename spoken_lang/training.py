@@ -96,11 +96,11 @@ def run_callbacks(config, run, valid):
     return board, callbacks
 
 # %% ../nbs/25_training.ipynb #0fe21b40
-def make_trainer(config, run, df, train, valid, net, callbacks=(), loss=None):
+def make_trainer(config, run, df, train, valid, net, callbacks=(), loss=None, prepare=None):
     "The trainer of a run"
     mel = front_end(net.config)
     with PartialState().main_process_first():  # the others find the caches
-        prepare = on_the_fly_sets if config.on_the_fly else cached_sets
+        prepare = prepare or (on_the_fly_sets if config.on_the_fly else cached_sets)
         sets = prepare(config, df, train, valid, mel)
     board, watchers = run_callbacks(config, run, valid.iloc[sets['eval_dataset'].clips])
     row_rates = {config.labels.index(l): lr for l, lr in config.row_learning_rates.items()}
@@ -164,6 +164,7 @@ def train(
     model: SpokenLanguageClassifier = None,  # the network to begin with; None builds the config's
     callbacks=(),  # of Transformers, called before ours
     loss=None,  # (network, batch, its output) → the loss, e.g. `distillation_loss(...)`
+    prepare=None,  # a function in place of `cached_sets`, with its arguments and its result
 ) -> Path:  # the folder of the run: model, logs, config, split, metrics, versions
     "Train a classifier from its config, evaluate it on held-out groups, and keep the best checkpoint"
     check_model_settings(config)
@@ -178,7 +179,8 @@ def train(
     if process.is_main_process and not run:
         record_run(folder, config, train, valid)
     guard = SafetyCallback(config.freeze_epochs)
-    trainer = make_trainer(config, folder, df, train, valid, net, [guard, *callbacks], loss)
+    trainer = make_trainer(config, folder, df, train, valid, net, [guard, *callbacks],
+                           loss, prepare)
     train_until_stopped(trainer, guard, last_checkpoint(folder) if run else None)
     finish_run(trainer, folder, valid)
     return folder

@@ -1,0 +1,135 @@
+"""Networks of 1 to 2.5 million parameters that `tiny.py compare` trains alike.
+
+Each takes the 40 bands of `tiny`'s log-mel. The encoders have the shapes of `TdnnEncoder`, and pooling and
+head are those of the package. Padding is masked wherever frames meet: in convolutions, norms, gates and
+attention. `tdnn` and `separable` are encoders of the package; one that is better moves into it.
+"""
+import torch
+from spoken_lang.encoders import MaskedBatchNorm, TdnnLayer
+from spoken_lang.model import SpokenLanguageClassifier, SpokenLanguageConfig
+from spoken_lang.whisper import MaskedWhisperEncoder
+from torch import nn
+from torch.nn import functional as F
+from torchaudio.models.conformer import ConformerLayer
+from transformers import WhisperConfig
+
+
+class Front(nn.Module):
+    "The first two layers of the TDNN: 25 frames a second"
+    def __init__(self, bins, width):
+        super().__init__()
+        self.layers = nn.ModuleList([TdnnLayer(bins, width//2, kernel=5, stride=2),
+                                     TdnnLayer(width//2, width, kernel=5, stride=2)])
+
+    def forward(self, features, mask):  # (batch, frames, bins), (batch, frames)
+        x, mask = features.transpose(1, 2), mask[:, None].to(features.dtype)
+        for layer in self.layers: x, mask = layer(x, mask)
+        return x*mask, mask  # (batch, width, frames/4), (batch, 1, frames/4)
+
+
+class Res2Block(nn.Module):
+    "ECAPA's block: groups of channels in turn, each added to the next, a gate, and a residual path"
+    def __init__(self, width, dilation, groups=8):
+        super().__init__()
+        part = width//groups
+        self.before, self.after = nn.Conv1d(width, width, 1), nn.Conv1d(width, width, 1)
+        self.convs = nn.ModuleList([
+            nn.Conv1d(part, part, 3, padding=dilation, dilation=dilation) for _ in range(groups - 1)])
+        self.norms = nn.ModuleList([MaskedBatchNorm(part) for _ in range(groups - 1)])
+        self.norm_before, self.norm_after = MaskedBatchNorm(width), MaskedBatchNorm(width)
+        self.gate = nn.Sequential(nn.Linear(width, width//2), nn.ReLU(),
+                                  nn.Linear(width//2, width), nn.Sigmoid())
+
+    def forward(self, x, mask):  # (batch, width, frames), (batch, 1, frames)
+        parts = self.norm_before(F.relu(self.before(x)), mask).chunk(len(self.convs) + 1, 1)
+        out, last = [parts[0]], 0
+        for part, conv, norm in zip(parts[1:], self.convs, self.norms):
+            last = norm(F.relu(conv((part + last)*mask)), mask)
+            out.append(last)
+        y = self.norm_after(F.relu(self.after(torch.cat(out, 1))), mask)*mask
+        return x + y*self.gate(y.sum(2)/mask.sum(2))[..., None]
+
+
+class EcapaEncoder(nn.Module):
+    "Three blocks of 256 channels, and a layer over all of them (Desplanques et al., 2020)"
+    def __init__(self, config, width=256):
+        super().__init__()
+        self.front = Front(config.num_mel_bins, width)
+        self.blocks = nn.ModuleList([Res2Block(width, d) for d in (2, 3, 4)])
+        self.join = nn.Conv1d(3*width, config.hidden_size, 1)
+
+    def forward(self, features, mask):  # (batch, frames, bins), (batch, frames)
+        x, mask = self.front(features, mask)
+        found = []
+        for block in self.blocks:
+            x = block(x, mask)
+            found.append(x)
+        return F.relu(self.join(torch.cat(found, 1))), mask
+
+
+class MaskedConformerLayer(ConformerLayer):
+    "torchaudio's layer, whose convolution and batch norm leave padding out"
+    def __init__(self, width, *args, **kwargs):
+        super().__init__(width, *args, **kwargs)
+        self.conv_module.sequential[3] = MaskedBatchNorm(width)
+
+    def convolution(self, x, mask):  # (batch, frames, width), (batch, 1, frames)
+        x = self.conv_module.layer_norm(x).transpose(1, 2)
+        for layer in self.conv_module.sequential:
+            if isinstance(layer, MaskedBatchNorm): x = layer(x, mask)
+            else: x = layer(x*mask if getattr(layer, 'groups', 1) > 1 else x)
+        return x.transpose(1, 2)
+
+    def forward(self, x, mask):  # (batch, frames, width), (batch, 1, frames)
+        x = x + .5*self.ffn1(x)
+        y = self.self_attn_layer_norm(x).transpose(0, 1)
+        y = self.self_attn(y, y, y, key_padding_mask=mask[:, 0] == 0, need_weights=False)[0]
+        x = x + self.self_attn_dropout(y.transpose(0, 1))
+        x = x + self.convolution(x, mask)
+        return self.final_layer_norm(x + .5*self.ffn2(x))
+
+
+class ConformerEncoder(nn.Module):
+    "Four small layers of a Conformer (Gulati et al., 2020)"
+    def __init__(self, config):
+        super().__init__()
+        width = config.hidden_size
+        self.front = Front(config.num_mel_bins, width)
+        self.layers = nn.ModuleList([
+            MaskedConformerLayer(width, 3*width, 4, 15, dropout=config.dropout) for _ in range(4)])
+
+    def forward(self, features, mask):  # (batch, frames, bins), (batch, frames)
+        x, mask = self.front(features, mask)
+        x = x.transpose(1, 2)
+        for layer in self.layers: x = layer(x, mask)
+        return x.transpose(1, 2), mask
+
+
+def short_whisper(config):
+    "Whisper's encoder with two layers, for 30 s at most"
+    width = config.hidden_size
+    return MaskedWhisperEncoder(WhisperConfig(
+        d_model=width, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=4*width,
+        num_mel_bins=config.num_mel_bins, max_source_positions=1500, dropout=config.dropout))
+
+
+NETWORKS = {  # name: settings of the network, and the class of its encoder where the package has none
+    'tdnn': (dict(hidden_size=256, num_layers=5), None),
+    'separable': (dict(encoder='separable', hidden_size=320, num_layers=7), None),
+    'ecapa': (dict(hidden_size=384), EcapaEncoder),
+    'conformer': (dict(hidden_size=144), ConformerEncoder),
+    'short-whisper': (dict(hidden_size=256), short_whisper)}
+
+
+def network(
+    name: str,  # one of `NETWORKS`
+    labels: list,
+) -> SpokenLanguageClassifier:
+    "An untrained network; `ValueError` for an unknown name"
+    if name not in NETWORKS:
+        raise ValueError(f'{name!r} is none of {", ".join(NETWORKS)}.')
+    settings, encoder = NETWORKS[name]
+    net = SpokenLanguageClassifier(SpokenLanguageConfig(labels=labels, **settings))
+    if encoder:
+        net.encoder, net.config.encoder = encoder(net.config), name
+    return net
