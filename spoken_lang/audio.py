@@ -141,7 +141,8 @@ def header_holds(f, size):
         return False
     if not f.seekable(): return True
     last = min(f.frames, f.samplerate)
-    try: return f.seek(f.frames - last) == f.frames - last and len(f.read(last)) == last
+    start = f.frames - last
+    try: return f.seek(start) == start and len(f.read(last)) == last
     except sf.LibsndfileError: return False
 
 def soundfile_info(file):

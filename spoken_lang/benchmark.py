@@ -371,7 +371,8 @@ def repeat_packets(
         for _ in range(int(hours*3600/lasts)):
             for p in packets:
                 copied = av.Packet(bytes(p))
-                copied.stream, copied.time_base, copied.duration = stream, p.time_base, p.duration
+                copied.stream, copied.time_base = stream, p.time_base
+                copied.duration = p.duration
                 copied.pts = copied.dts = at
                 at += p.duration
                 container.mux(copied)
@@ -428,7 +429,8 @@ def time_workers(
     found = {}
     for model in models:
         clf = LanguageClassifier.from_pretrained(model)
-        def work(workers): return list(clf.classify_files([clip]*n, workers=workers))
+        def work(workers):
+            return list(clf.classify_files([clip]*n, workers=workers))
         works = {f'{model}, {w} worker{"s"*(w > 1)}': partial(work, w) for w in (1, 2)}
         found |= time_in_turns(works, rounds)
     return dict(files=n, **found)
@@ -502,7 +504,7 @@ if __name__ == '__main__':
     args = parser.parse_args()
     found = run_benchmark('nbs/samples/de/high.flac', args.rounds, args.hours)
     models = {m: hashlib.sha256(find_model(m).read_bytes()).hexdigest() for m in SHIPPED}
-    load = [round(n, 1) for n in os.getloadavg()] if hasattr(os, 'getloadavg') else None
+    load = [round(n, 1) for n in psutil.getloadavg()]
     command = f'python -m spoken_lang.benchmark --rounds {args.rounds} --hours {args.hours}'
     made = about(command, find_model(), n=args.rounds, seed=0, models=models,
                  cores=os.cpu_count(), load_average=load)

@@ -105,7 +105,9 @@ def open_session(
     providers = providers or ['CPUExecutionProvider']
     check_providers(providers)
     for precise in True, False:  # weights that two nodes share cannot be converted
-        try: return ort.InferenceSession(str(path), session_options(threads, precise), providers=providers)
+        options = session_options(threads, precise)
+        try:
+            return ort.InferenceSession(str(path), options, providers=providers)
         except Exception as e:  # of onnxruntime's own kinds, which share no base
             reason = e
     raise ValueError(f'{path}: not a model that can be loaded. '

@@ -7,16 +7,17 @@
 
 Atheris (libFuzzer for Python) damages the seeds, and keeps what reaches new lines of `spoken_lang`.
 A reader may answer, or raise its own error in one sentence. Anything else is a find. So are 10 s of
-processor time (60 for a recording of hours), 1 GB of memory, other samples from the same bytes, and samples that no decoder gave
-(gaps between time stamps are counted apart). A find ends the round of its reader and is kept in the
-folder `fuzz-finds`. Each reader runs in a process of its own, so that a crash is a find too.
+processor time (60 for a recording of hours), 1 GB of memory, other samples from the same bytes, and
+samples that no decoder gave (gaps between time stamps are counted apart). A find ends the round of its
+reader and is kept in the folder `fuzz-finds`. Each reader runs in a process of its own, so that a crash
+is a find too.
 """
 import io, re, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np
 
 SECONDS, MEGABYTES = 10, 1000
-LONG = 60  # s, for the bombs: two of them are whole recordings of hours, which takes as long as decoding
+LONG = 60  # s, for the bombs: two of them are recordings of hours, which are decoded to their end
 SEED = 1
 CLIP = Path('nbs/samples/de/high.flac').resolve()
 
