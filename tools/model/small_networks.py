@@ -109,7 +109,7 @@ def short_whisper(config):
     "Whisper's encoder with two layers, for 30 s at most"
     width = config.hidden_size
     return MaskedWhisperEncoder(WhisperConfig(
-        d_model=width, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=4*width,
+        d_model=width, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=2*width,
         num_mel_bins=config.num_mel_bins, max_source_positions=1500, dropout=config.dropout))
 
 
