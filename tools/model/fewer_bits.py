@@ -5,7 +5,8 @@
     3. python tools/model/fewer_bits.py methods            # base.json, or base-avx2.json without VNNI
     4. python tools/model/fewer_bits.py parts              # base-parts.json
     5. python tools/model/fewer_bits.py needed             # base-needed.json, which reads the one before
-    6. python tools/model/fewer_bits.py saturation         # base-saturation.json
+    6. python tools/model/fewer_bits.py tensors            # base-tensors.json
+    7. python tools/model/fewer_bits.py saturation         # base-saturation.json
 
 The test part of the corpus is not used. Files that are there already are not made again.
 """
@@ -197,22 +198,23 @@ def repair(groups, order, wavs, scales):
     return rows
 
 
-def ranges(wav):
-    "Of each tensor of the network: operator, largest magnitude, and how often that is its 99 % quantile"
+def ranges(wavs):
+    "Of each tensor of the network: operator, largest magnitude, and the share that is zero in eight bits"
     graph = prepared()
-    front_end, found = set(front_end_nodes(graph)), []
+    front_end, found = set(front_end_nodes(graph)), {}
     nodes = [n for n in graph.graph.node if n.name not in front_end]
     outputs = [helper.make_empty_tensor_value_info(n.output[0]) for n in nodes]
     del graph.graph.output[:]
     graph.graph.output.extend(outputs)
-    values = ort.InferenceSession(graph.SerializeToString()).run(None, feed(wav))
-    for node, x in zip(nodes, values):
-        if x.dtype != np.float32 or x.size < 2_000: continue
-        largest = np.abs(x).max()
-        ratio = largest/(np.quantile(np.abs(x), .99) + 1e-9)
-        found.append(dict(node=node.name, operator=node.op_type,
-                          largest=float(f'{largest:.4g}'), ratio=float(f'{ratio:.4g}')))
-    return found
+    session = ort.InferenceSession(graph.SerializeToString())
+    for wav in wavs:
+        for node, x in zip(nodes, session.run(None, feed(wav))):
+            if x.dtype != np.float32 or x.size < 2_000: continue
+            x = np.abs(x)
+            zero = (x < x.max()/254).mean()  # under half a step
+            found.setdefault((node.name, node.op_type), []).append((x.max(), zero))
+    rows = [(*key, *np.mean(v, 0).round(4).tolist()) for key, v in found.items()]
+    return [dict(zip(('node', 'operator', 'largest', 'zero'), row)) for row in rows]
 
 
 def parts(n=8, n_repair=100, most=6):
@@ -224,7 +226,7 @@ def parts(n=8, n_repair=100, most=6):
     order = sorted(moved, key=lambda part: (part != 'log-mel', -moved[part]))[:most]
     steps = repair(groups, order, list(clips.wav.sample(n_repair, random_state=1)), scales)
     made = about('python tools/model/fewer_bits.py parts', FLOAT, n=n_repair, seed=0, n_alone=n)
-    save_results(RESULTS/'base-parts.json', made, alone=moved, steps=steps, ranges=ranges(wavs[0]))
+    save_results(RESULTS/'base-parts.json', made, alone=moved, steps=steps)
 
 
 def needed(n=100, worst=7):
@@ -241,6 +243,13 @@ def needed(n=100, worst=7):
         print(rows[-1], flush=True)
     made = about('python tools/model/fewer_bits.py needed', FLOAT, n=n, seed=0)
     save_results(RESULTS/'base-needed.json', made, in_float=parts, rows=rows)
+
+
+def tensors(n=8):
+    "Write `ranges`"
+    wavs = list(study_clips().wav.sample(n, random_state=0))
+    made = about('python tools/model/fewer_bits.py tensors', FLOAT, n=n, seed=0)
+    save_results(RESULTS/'base-tensors.json', made, tensors=ranges(wavs))
 
 
 def integer_products(graph):
@@ -310,4 +319,4 @@ def saturation(n=10):
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(restore=restore, methods=methods, parts=parts, needed=needed, saturation=saturation))
+    fire.Fire(dict(restore=restore, methods=methods, parts=parts, needed=needed, tensors=tensors, saturation=saturation))
