@@ -319,4 +319,5 @@ def saturation(n=10):
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(restore=restore, methods=methods, parts=parts, needed=needed, tensors=tensors, saturation=saturation))
+    fire.Fire(dict(restore=restore, methods=methods, parts=parts, needed=needed, tensors=tensors,
+                   saturation=saturation))
