@@ -153,7 +153,14 @@ def embed(self:SpokenLanguageClassifier,
     mask = mask[..., ::2]
     return self.dropout(self.pool(self.norm(x, mask), mask))
 
-# %% ../nbs/21_model.ipynb #21f00009
+# %% ../nbs/21_model.ipynb #21f00004
+@patch
+def loss(self:SpokenLanguageClassifier, logits, labels):
+    "Cross-entropy, with the label smoothing and the weights of classes in the config"
+    weights = self.config.class_weights and logits.new_tensor(self.config.class_weights)
+    return F.cross_entropy(logits, labels, weights, label_smoothing=self.config.label_smoothing)
+
+# %% ../nbs/21_model.ipynb #21f00005
 @patch
 def outputs(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel
@@ -163,14 +170,6 @@ def outputs(self:SpokenLanguageClassifier,
     embedding = self.embed(input_features, attention_mask)
     return self.head(embedding), embedding
 
-# %% ../nbs/21_model.ipynb #21f00004
-@patch
-def loss(self:SpokenLanguageClassifier, logits, labels):
-    "Cross-entropy, with the label smoothing and the weights of classes in the config"
-    weights = self.config.class_weights and logits.new_tensor(self.config.class_weights)
-    return F.cross_entropy(logits, labels, weights, label_smoothing=self.config.label_smoothing)
-
-# %% ../nbs/21_model.ipynb #21f00005
 @patch
 def forward(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel
