@@ -148,7 +148,7 @@ def compare_graphs(
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         files = export_graphs(model, Path(folder))
         exact = works['pytorch']()[0].numpy()
-        levels = {name: 'off' if name in LEVELS else 'layout' for name in files}
+        levels = dict.fromkeys(files, 'layout') | dict.fromkeys(LEVELS, 'off')
         for name, path in files.items():
             works[name] = partial(open_session(path, levels[name]).run, None, feed)
         found = time_in_turns(works, rounds)

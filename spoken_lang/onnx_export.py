@@ -67,7 +67,8 @@ def separate_zero_points(
     "Give each quantized weight a zero point of its own"
     held, seen = {w.name: w for w in graph.graph.initializer}, set()
     for node in graph.graph.node:
-        if node.op_type != 'DequantizeLinear' or node.input[0] not in held: continue
+        if node.op_type != 'DequantizeLinear' or node.input[0] not in held:
+            continue
         shared = node.input[2]
         if shared in seen:
             own = graph.graph.initializer.add()

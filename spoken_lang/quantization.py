@@ -298,7 +298,8 @@ class QuantizedClassifier(nn.Module):
         super().__init__()
         self.config, self.network = net.config, convert_pt2e(deepcopy(net.outputs.graph)).cpu()
         for node in self.network.graph.nodes:
-            if 'device' in node.kwargs: node.update_kwarg('device', torch.device('cpu'))
+            if 'device' in node.kwargs:
+                node.update_kwarg('device', torch.device('cpu'))
         self.network.recompile()
 
     def outputs(self, features, mask): return self.network(features, mask)
@@ -343,6 +344,6 @@ def train_qat(
     folder = run/('rounded' if rounding else 'control')
     shutil.rmtree(folder, ignore_errors=True)
     done.rename(folder)
-    if rounding: export_run(folder, model=QuantizedClassifier(net), tolerance=.05)
-    else: export_run(folder)
+    how = dict(model=QuantizedClassifier(net), tolerance=.05) if rounding else {}
+    export_run(folder, **how)
     return folder
