@@ -108,6 +108,7 @@ def open_session(
     options.add_session_config_entry('session.x64quantprecision', '1')  # integer products are exact
     return ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
+# %% ../nbs/43_benchmark.ipynb #43d00006
 def measure_graph(
     path,  # an ONNX file
     feed: dict,  # its input

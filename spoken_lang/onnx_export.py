@@ -255,6 +255,7 @@ def transformer_type(
     width = tables[0][1]
     return dict(model_type='bart', num_heads=max(1, width//64), hidden_size=width)  # 64 in every Whisper
 
+# %% ../nbs/30_onnx_export.ipynb #30d00004
 def optimize_transformer(
     source,  # an ONNX file
     target,  # the file to write

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'front_end_nodes', 'quantize', 'probabilities_of', 'sensitivity', 'FeatureClassifier', 'network_graph',
-           'rounding_specs', 'annotate_products', 'prepared_graph', 'FakeQuantized', 'fake_quantize',
+           'rounding_specs', 'annotate', 'annotate_products', 'prepared_graph', 'FakeQuantized', 'fake_quantize',
            'QuantizedClassifier', 'learned_scales', 'file_scales', 'train_qat']
 
 # %% ../nbs/31_quantization.ipynb #fde4671a
@@ -198,6 +198,7 @@ class FeatureClassifier(nn.Module):
 
     def forward(self, features, mask): return self.model.outputs(features, mask)
 
+# %% ../nbs/31_quantization.ipynb #31d00013
 def network_graph(
     net,  # a `SpokenLanguageClassifier`
 ):  # a graph of PyTorch, as `FeatureClassifier`, with the same parameters
@@ -225,17 +226,23 @@ def rounding_specs() -> tuple:  # for activations, for weights
     return (QuantizationSpec(torch.uint8, running, 0, 255, torch.per_tensor_affine),
             QuantizationSpec(torch.int8, latest, -127, 127, torch.per_channel_symmetric, ch_axis=0))
 
+# %% ../nbs/31_quantization.ipynb #31d00019
+def annotate(
+    node,  # of a graph of PyTorch, changed in place
+    **where,  # `input_qspec_map`, {input: settings}, and `output_qspec`
+):
+    "Note for torchao what is rounded at a node"
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    node.meta['quantization_annotation'] = QuantizationAnnotation(_annotated=True, **where)
+
 # %% ../nbs/31_quantization.ipynb #31d00007
 def annotate_products(
     graph,  # of `network_graph`, changed in place
 ):
     "Name the places to be rounded"
-    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
     activations, weights = rounding_specs()
     aten = torch.ops.aten
     convolutions = aten.conv1d.default, aten.conv2d.default
-    def annotate(node, **where):
-        node.meta['quantization_annotation'] = QuantizationAnnotation(_annotated=True, **where)
     for node in graph.graph.nodes:
         if node.target not in (*convolutions, aten.linear.default): continue
         ins = dict(input_qspec_map={node.args[0]: activations, node.args[1]: weights})
@@ -305,12 +312,14 @@ class QuantizedClassifier(nn.Module):
     def outputs(self, features, mask): return self.network(features, mask)
     def train(self, mode=True): return self  # such a graph has no modes
 
+# %% ../nbs/31_quantization.ipynb #31d00015
 def learned_scales(
     net,  # of `fake_quantize`
 ) -> list:  # of tuples, each one scale or one for each channel, sorted
     "The scales of weights and activations that a network was trained with"
     return sorted({tuple(m.scale.tolist()) for m in net.outputs.parts})
 
+# %% ../nbs/31_quantization.ipynb #31d00017
 def file_scales(
     path,  # an ONNX file
 ) -> list:  # as of `learned_scales`
