@@ -162,6 +162,15 @@ def loss(self:SpokenLanguageClassifier, logits, labels):
 
 # %% ../nbs/21_model.ipynb #21f00005
 @patch
+def outputs(self:SpokenLanguageClassifier,
+    input_features,  # (batch, frames, bins), normalised log-mel
+    attention_mask=None,  # (batch, frames), 0 where there is padding
+) -> tuple:  # logits (batch, labels), embedding (batch, width of the head)
+    "The logits, and the vectors that they are computed from"
+    embedding = self.embed(input_features, attention_mask)
+    return self.head(embedding), embedding
+
+@patch
 def forward(self:SpokenLanguageClassifier,
     input_features,  # (batch, frames, bins), normalised log-mel
     attention_mask=None,  # (batch, frames), 0 where there is padding
@@ -169,7 +178,7 @@ def forward(self:SpokenLanguageClassifier,
     **kwargs,
 ) -> SequenceClassifierOutput:  # `logits` (batch, labels), and `loss`
     "Logits for each clip of a batch"
-    logits = self.head(self.embed(input_features, attention_mask))
+    logits, _ = self.outputs(input_features, attention_mask)
     loss = None if labels is None else self.loss(logits, labels)
     return SequenceClassifierOutput(loss=loss, logits=logits)
 
@@ -271,5 +280,4 @@ class WaveClassifier(nn.Module):
         self.log_mel, self.model = front_end(model.config), model
 
     def forward(self, wavs, lengths):  # (batch, samples), (batch,)
-        embedding = self.model.embed(*self.log_mel(wavs, lengths))
-        return self.model.head(embedding), embedding  # (batch, labels), (batch, width)
+        return self.model.outputs(*self.log_mel(wavs, lengths))  # (batch, labels), (batch, width)
