@@ -132,6 +132,7 @@ SESSION_OPTIONS = {
         "options.add_session_config_entry('session.use_device_allocator_for_initializers', '1')",
     'basic graph': 'options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC'}
 
+# %% ../nbs/43_benchmark.ipynb #5a3fb402
 def option_run(
     path,  # an ONNX file
     more: str,  # Python that sets `options`
@@ -417,6 +418,7 @@ def repeat_samples(
         for _ in range(int(hours*3600*SAMPLE_RATE/len(wav))): f.write(wav)
     return path
 
+# %% ../nbs/43_benchmark.ipynb #5a3fb403
 def repeat_packets(
     path: str,  # of a file that ffmpeg can write
     wav: np.ndarray,  # (samples,), 16 kHz

@@ -142,6 +142,7 @@ METHODS = {  # name: function that is called
     'static-percentile': partial(_static, even=True, calibrate_method=CalibrationMethod.Percentile),
     'weights8': partial(_few_bits, bits=8), 'weights4': partial(_few_bits, bits=4), 'float16': _float16}
 
+# %% ../nbs/31_quantization.ipynb #5a3fb401
 def quantize(
     source,  # an ONNX file of `export_onnx`
     target,  # the file to write
