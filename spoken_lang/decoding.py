@@ -275,6 +275,7 @@ def chain_blocks(file, notes, links):
             except AudioError as e:
                 notes.append(f'a part of the chain is left out: {e}')
 
+# %% ../nbs/00b_decoding.ipynb #d8af2f88
 def decoders(file):
     "Functions of (file, notes) that may decode a file, the likeliest first"
     with opened_file(file) as f:

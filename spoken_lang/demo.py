@@ -34,6 +34,7 @@ def with_percentages(
     *most, last = (f'{language_name(code)} ({100*q:.0f} %)' for code, q in shares.items())
     return ' and '.join([', '.join(most), last] if most else [last])
 
+# %% ../nbs/40_demo.ipynb #33629a43
 def describe_prediction(
     p: Prediction, ms: float,  # how long the classification took
 ) -> str:
@@ -203,6 +204,7 @@ def language_choices(clf):
     "(name, code) of each candidate"
     return [(language_name(c), c) for c in clf.languages]
 
+# %% ../nbs/40_demo.ipynb #067fb2e0
 def choice_row(
     gr,  # the module `gradio`
     models: dict,  # {name: `LanguageClassifier`}

@@ -97,6 +97,7 @@ def save(self:Embeddings, path):
         np.savez_compressed(f, **arrays | dict(vectors=self.vectors.astype('float16')))
     Path(f'{path}.part').replace(path)
 
+# %% ../nbs/26_embeddings.ipynb #fed698ea
 @patch(cls_method=True)
 def load(cls:Embeddings, path, classifier):
     "Read such a file; `ValueError` where it is none, or its vectors are not of this encoder"

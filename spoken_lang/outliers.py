@@ -80,6 +80,7 @@ def constant_products(
     "The matrix products with weights"
     return [n for n in graph.nodes if n.op_type in ('MatMul', 'Gemm') and n.input[1] in graph.held]
 
+# %% ../nbs/31b_outliers.ipynb #1c1efcf7
 def product_weights(
     graph: GraphEditor,
     node,  # one of `constant_products`
@@ -97,6 +98,7 @@ class ProductInput(NamedTuple):
     moments: np.ndarray  # (channels, channels), mean products of two channels
     rows: float  # how many there are in a recording, on average
 
+# %% ../nbs/31b_outliers.ipynb #61b1a07d
 def measure_inputs(
     source,  # an ONNX file of `export_onnx`
     wavs: list,  # recordings, (samples,)

@@ -54,12 +54,14 @@ def reason(self:Prediction):  # '' where a language is named
     probably = f', probably {language_name(self.outside)}' if self.outside else ''
     return STATUSES[self.status] + probably
 
+# %% ../nbs/01_prediction.ipynb #b88013ef
 def shares_text(
     shares: dict,  # {code: share of the speech}, or None
 ) -> str:
     "Shares in words, e.g. `German 67 %, French 33 %`"
     return ', '.join(f'{language_name(c)} {100*share:.0f} %' for c, share in (shares or {}).items())
 
+# %% ../nbs/01_prediction.ipynb #37b0fd72
 @patch
 def __repr__(self:Prediction):
     top = [(c, p) for c, p in self.top_k(3) if p >= .005]

@@ -59,6 +59,7 @@ def _even(wavs):
     "Recordings of one length"
     return [np.resize(w, 4*SAMPLE_RATE) for w in wavs]
 
+# %% ../nbs/31_quantization.ipynb #890d615f
 def _static(source, target, wavs, keep_front_end=True, even=False, **kwargs):
     "Scales from recordings; `even` cuts these to one length, which the histograms of onnxruntime need"
     if not wavs: raise ValueError(_NO_RECORDINGS)
@@ -287,6 +288,7 @@ class FakeQuantized:
         for m in self.activations: m.enable_observer(self.net.training)
         return self.graph(input_features, attention_mask)
 
+# %% ../nbs/31_quantization.ipynb #1d627eba
 def fake_quantize(
     net,  # a `SpokenLanguageClassifier`
     rounding: bool = True,  # see `FakeQuantized`

@@ -28,6 +28,7 @@ def csv_text(value):
     if isinstance(value, dict): return json.dumps(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
+# %% ../nbs/01b_results.ipynb #c7e7160a
 def csv_line(values):
     "Values as a line of CSV, quoted where needed, without its end"
     line = io.StringIO()

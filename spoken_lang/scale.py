@@ -46,6 +46,7 @@ def prediction_schema():  # of pyarrow
     kinds |= dict.fromkeys(('probabilities', 'shares'), pa.map_(pa.string(), pa.float32()))
     return pa.schema(list(kinds.items()))
 
+# %% ../nbs/42_scale.ipynb #6ed26908
 def to_row(
     p: Prediction,
     size: int = None, modified: float = None,  # of its file, see `file_stamp`
@@ -104,6 +105,7 @@ def is_finished(path, status, size, modified):
     now = file_stamp(path)
     return status != 'error' and (now['size'] is None or now == dict(size=size, modified=modified))
 
+# %% ../nbs/42_scale.ipynb #ddb52180
 def keep_rows(fs, file, table, keep):
     "Write one of our files anew with some of its rows; remove it where there are none"
     import pyarrow.parquet as pq
@@ -156,6 +158,7 @@ def actor_pool(
     size = actors or max(1, cpus - 1)
     return size, math.floor(min(1, (cpus - 1)/size)*1e4)/1e4
 
+# %% ../nbs/42_scale.ipynb #81a6aa33
 def is_new(done, row):
     "Whether a row of a Dataset is to be classified"
     if row['path'] not in done: return True

@@ -26,6 +26,7 @@ def ascii_fallback(error):
     text = error.object[error.start:error.end]
     return ''.join(BARS.get(c) or json.dumps(c)[1:-1] for c in text), error.end
 
+# %% ../nbs/43b_shell.ipynb #5afc49ea
 def adapt_output():
     "Let stdout and stderr print whatever their encoding lacks"
     codecs.register_error('ascii_fallback', ascii_fallback)
@@ -41,6 +42,7 @@ def one_line(text):
     def shown(c): return c if c.isprintable() else repr(c)[1:-1]
     return ''.join(map(shown, str(text)))
 
+# %% ../nbs/43b_shell.ipynb #96f8b9d7
 def table_line(
     answer,  # a `Prediction`, or (start s, end s, `Prediction`)
 ) -> str:
@@ -234,12 +236,14 @@ def start_logging():
     log.handlers[0].setFormatter(logging.Formatter('spoken_lang: %(message)s'))
     if not sys.stderr.isatty(): os.environ['TQDM_DISABLE'] = '1'
 
+# %% ../nbs/43b_shell.ipynb #d3bd496c
 def exit_code(e):
     "130 for a stop, 1 for files, 2 for wrong usage; None for an error that is no user's"
     if isinstance(e, click.Abort): return 130
     if isinstance(e, (AudioError, OSError, FloatingPointError)): return 1
     return 2 if isinstance(e, (click.ClickException, ValueError)) else None
 
+# %% ../nbs/43b_shell.ipynb #e215dbdc
 def fail(e):
     "Print the sentence of an error and exit"
     code = exit_code(e)
@@ -287,6 +291,7 @@ def config_options(known=()):
         kind = shown.get(kind) or dict(type=kind)
         yield click.Option([f'--{key}'], help=notes.get(key), callback=setting, **kind)
 
+# %% ../nbs/43b_shell.ipynb #b058da0e
 class ConfigCommand(click.Command):
     "A command that has an option for each key of a config"
     def get_params(self, ctx):

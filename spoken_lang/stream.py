@@ -51,6 +51,7 @@ def restart(self:LanguageStream,
     self.locked, self.watched = False, []  # windows in another language since `lock`
     self.prediction = Prediction(status='too_short', seconds=self.seconds)
 
+# %% ../nbs/02b_stream.ipynb #123835fa
 @patch
 def reset(self:LanguageStream):
     "Begin another recording with the same settings"
@@ -93,6 +94,7 @@ def row_of_speech(self:LanguageStream, wav):
     speech = speech_probabilities(self.classifier, [row])[0]
     return row, row if speech >= min_speech else None
 
+# %% ../nbs/02b_stream.ipynb #9025f026
 @patch
 def close_windows(self:LanguageStream):
     "Store the logits of full windows of speech; drop samples that no window needs any more"
@@ -130,6 +132,7 @@ def take_held(self:LanguageStream):
         self.wav = np.concatenate([self.wav, held])
     self.held = []
 
+# %% ../nbs/02b_stream.ipynb #be4182ea
 @patch
 def update(self:LanguageStream):
     "Use the chunks since the last update: predict, or watch where the stream is locked"
@@ -150,6 +153,7 @@ def hold(self:LanguageStream, block, last=False):
     self.new += len(block)
     self.seconds += len(block)/SAMPLE_RATE
 
+# %% ../nbs/02b_stream.ipynb #d972c00a
 @patch
 def feed(self:LanguageStream,
     chunk: np.ndarray,  # (samples,) or (samples, channels), of any number type
@@ -191,6 +195,7 @@ def lock(self:LanguageStream):
         raise ValueError('the stream has no language yet. Call `lock` when it is `done`.')
     self.locked, self.watched = True, []
 
+# %% ../nbs/02b_stream.ipynb #36bcc323
 @patch
 def unlock(self:LanguageStream,
     seconds: float = None,  # of the stream: where the speech to predict from begins; None is now

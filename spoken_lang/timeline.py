@@ -262,6 +262,7 @@ def nearest_pause(
     if decibels.min() > np.median(decibels) - 6: return seconds
     return (first + int(decibels.argmin()) + 2)*LEVEL_SECONDS
 
+# %% ../nbs/02_timeline.ipynb #0dd12890
 def move_to_pauses(
     segments: Timeline,
     powers: list,  # of `note_power`
