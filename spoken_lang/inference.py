@@ -104,7 +104,7 @@ def open_session(
     "An onnxruntime session; `ValueError` for a file that is no model, or a missing provider"
     providers = providers or ['CPUExecutionProvider']
     check_providers(providers)
-    for precise in True, False:  # weights that two nodes share cannot be converted
+    for precise in True, False:  # onnxruntime cannot convert every file
         options = session_options(threads, precise)
         try:
             return ort.InferenceSession(str(path), options, providers=providers)

@@ -267,7 +267,8 @@ def quantize_mixed(
 ) -> Path:
     "Write an int8 file of a transformer; metadata is kept"
     if not wavs:
-        raise ValueError('quantize_mixed: needs recordings to measure inputs on.')
+        raise ValueError('mixed needs recordings to measure inputs on: '
+                         'pass `wavs`, or on the command line --data.')
     measured, graph = measure_inputs(source, wavs), GraphEditor(source)
     products = {}
     fuse_gelu(graph)

@@ -217,7 +217,7 @@ def rounding_specs() -> tuple:  # for activations, for weights
     "torchao's settings: activations of 0 to 255, weights of -127 to 127"
     try: from torchao.quantization.pt2e.quantizer import QuantizationSpec
     except ImportError as e:
-        raise ImportError('Training with quantization needs torchao: pip install torchao',
+        raise ImportError('Training with quantization needs torchao: pip install "spoken_lang[qat]"',
                           name='torchao') from e
     from torchao.quantization.pt2e.fake_quantize import FakeQuantize
     from torchao.quantization.pt2e.observer import (
