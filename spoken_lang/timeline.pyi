@@ -1,6 +1,7 @@
 """Made by tools/checks/stubs.py"""
 from typing import Any
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from spoken_lang.prediction import Prediction
 

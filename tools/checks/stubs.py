@@ -14,9 +14,11 @@ PACKAGE = Path('spoken_lang')
 MODULES = 'core audio prediction results timeline stream explanation windows inference'.split()
 HEAD = '"""Made by tools/checks/stubs.py"""\n'
 IMPORTS = {'Any': 'typing', 'Counter': 'collections', 'Iterator': 'collections.abc',
-           'Path': 'pathlib', 'dataclass': 'dataclasses'}
+           'Path': 'pathlib', 'ThreadPoolExecutor': 'concurrent.futures',
+           'dataclass': 'dataclasses'}
 CONTAINERS = {'dict': 'dict[Any, Any]', 'list': 'list[Any]', 'tuple': 'tuple[Any, ...]',
-              'ndarray': 'np.ndarray[Any, Any]', 'InferenceSession': 'Any'}
+              'ndarray': 'np.ndarray[Any, Any]', 'InferenceSession': 'Any',
+              'SessionOptions': 'Any'}
 BASES = {'Timeline': 'list[tuple[float, float, Prediction]]'}
 ATTRIBUTES = {  # that are set in methods
     'LanguageClassifier': dict(path='Path', labels='list[str]', decision='dict[str, Any]',
