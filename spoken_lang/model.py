@@ -39,7 +39,7 @@ class SpokenLanguageConfig(PretrainedConfig):
         conv_channels: int = 384,  # channels of the convolution block
         dropout: float = .1,
         speech_to_text: dict = None,  # settings of a `Speech2TextConfig`, for that encoder
-        whisper: dict = None,  # settings of a `WhisperConfig`, for that encoder
+        whisper: dict = None,  # settings of a `WhisperConfig`, and `frame_step`, for that encoder
         head: str = 'conv',  # `conv`: convolution and pooling; `start_token`: Whisper's decoder
         labels: list = None,  # the classes; languages, and `other` and `none` where wanted
         label_smoothing: float = 0.,

@@ -23,15 +23,20 @@ def key_bias(
 # %% ../nbs/20b_whisper.ipynb #02b018e7
 class MaskedWhisperEncoder(WhisperEncoder):
     "Transformers' Whisper encoder for clips of any length up to 30 s"
+    def __init__(self, config):
+        super().__init__(config)
+        self.stride = 2*getattr(config, 'frame_step', 1)
+        self.conv2.stride = self.stride,
+
     def forward(self,
         features,  # (batch, frames, bins)
         mask,  # (batch, frames)
-    ) -> tuple:  # (batch, channels, frames/2), mask (batch, 1, frames/2)
-        most = 2*self.max_source_positions
+    ) -> tuple:  # (batch, channels, frames/stride), mask (batch, 1, frames/stride)
+        most = self.stride*self.max_source_positions
         x, mask = features[:, :most].transpose(1, 2), mask[:, None, :most].to(features.dtype)
         x = F.gelu(self.conv1(x*mask))
-        x = F.gelu(self.conv2(x*mask)).transpose(1, 2)  # (batch, frames/2, channels)
-        x, mask = x + self.embed_positions.weight[:x.shape[1]], mask[..., ::2]
+        x = F.gelu(self.conv2(x*mask)).transpose(1, 2)  # (batch, frames/stride, channels)
+        x, mask = x + self.embed_positions.weight[:x.shape[1]], mask[..., ::self.stride]
         for layer in self.layers: x = layer(x, key_bias(mask))
         return self.layer_norm(x).transpose(1, 2), mask
 

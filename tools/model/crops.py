@@ -1,9 +1,9 @@
 """Crops of training clips, augmented once, with the answers of a teacher to the same samples.
 
-`tiny.py` says how they are used. A shard is a folder: features of the small network in half floats
-(`features.f16`, `index.json`, as of `cache_features`), log-probabilities of the teacher over the labels of
-`tiny` (`teacher.npy`), and for some copies the states of the teacher's encoder (`states.f16`), 25 a second,
-on their first principal components.
+`tiny.py` says how they are used. A shard is a folder: waves (`waves.i16` and `offsets.npy`, as of
+`cache_waves`), the clips that they are of (`index.json`), log-probabilities of the teacher over its labels
+in half floats (`teacher.npy`), and for some copies the states of its encoder (`states.f16`), 25 a second, on
+their first principal components.
 """
 import hashlib, json, shutil, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np, onnx, pandas as pd, torch
 from base import held_out, middle
 from scipy.special import log_softmax
-from small_networks import network
 from spoken_lang.augmentation import augment
-from spoken_lang.batches import append_features, collate, FeatureDataset
+from spoken_lang.batches import collate
 from spoken_lang.config import read_config
 from spoken_lang.core import MIN_SECONDS, SAMPLE_RATE, trim_silence
-from spoken_lang.features import front_end
 from spoken_lang.finetuning import at_most, cache_waves, OnTheFlyBatches, WaveMap
 from spoken_lang.inference import LanguageClassifier
 from spoken_lang.manifest import read_clips
@@ -43,12 +41,10 @@ def settings(**changes):
 
 
 class Teacher:
-    "A model file whose answers are folded to a few labels: what is none of them is `other`"
-    def __init__(self, path, labels):
+    "A model file, its log-probabilities, and the states of its encoder where the file has them"
+    def __init__(self, path):
         self.clf = LanguageClassifier(path)
-        row = {l: i for i, l in enumerate(labels)}
-        self.rows = np.array([row.get(l, row['other']) for l in self.clf.labels])
-        self.n, self.temperature = len(labels), self.clf.decision.get('temperature', 1.)
+        self.labels, self.temperature = self.clf.labels, self.clf.decision.get('temperature', 1.)
         with_states = 'states' in [o.name for o in self.clf.session.get_outputs()]
         self.outputs = ['logits', 'states'] if with_states else ['logits']
 
@@ -57,8 +53,15 @@ class Teacher:
         feed = dict(wavs=wav[None], lengths=np.array([len(wav)]))
         logits, *states = self.clf.session.run(self.outputs, feed)
         logp = log_softmax(logits[0].astype('float64')/self.temperature)
-        folded = [np.logaddexp.reduce(logp[self.rows == k]) for k in range(self.n)]
-        return np.array(folded, 'float32'), states[0][0] if states else None
+        return logp.astype('float32'), states[0][0] if states else None
+
+
+def folded(logp, theirs, ours):
+    "Log-probabilities (..., theirs) over a few labels: what is none of them is `other`"
+    groups = [[] for _ in ours]
+    for i, label in enumerate(theirs):
+        groups[ours.index(label if label in ours else 'other')].append(i)
+    return np.stack([np.logaddexp.reduce(logp[..., g], -1) for g in groups], -1)
 
 
 def expose_states(path, target):
@@ -101,10 +104,9 @@ class CropMaker:
         self.config, self.folder = config, Path(folder)
         df, self.train, self.valid = read_split(config)
         waves = WaveMap(cache_waves(df.audio, Path(config.workspace)/'cache', config.workers))
-        self.mel = front_end(network('tdnn', config.labels).config)
         change = augment if config.augment else None
         train = self.train.assign(kind=self.train.get('kind', 'human'))
-        self.batches = OnTheFlyBatches(waves, train, config.labels, self.mel, None, change=change)
+        self.batches = OnTheFlyBatches(waves, train, config.labels, None, None, change=change)
         self.ids = dict(train=clip_ids(self.train).values, valid=clip_ids(self.valid).values)
         self.projection = None
 
@@ -141,24 +143,26 @@ class CropMaker:
         unfinished = shard.with_suffix('.part')
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        index = dict(offsets=[], frames=[], labels=[], clips=[], bins=0)
-        ids, answers = [], []
-        states = []
-        with open(unfinished/'features.f16', 'wb') as f:
+        ids, answers, lengths, states = [], [], [], []
+        with open(unfinished/'waves.i16', 'wb') as f:
             for i in clips:
                 for wav in make(i, number):
                     if len(wav) < MIN_SECONDS*SAMPLE_RATE: continue
-                    append_features(f, index, self.mel.fbank, [(int(i), dict(wav=wav, label=0))])
-                    answer, found = teacher(wav)
+                    samples = (wav*2**15).clip(-2**15, 2**15 - 1).astype('int16')
+                    f.write(samples.tobytes())
+                    answer, found = teacher(samples.astype('float32')/2**15)
                     ids.append(self.ids[part][i])
                     answers.append(answer)
+                    lengths.append(len(wav))
                     states.append(self.reduced(found))
-        index |= dict(ids=ids, state_frames=[len(s) for s in states])
-        np.save(unfinished/'teacher.npy', np.array(answers, 'float32').reshape(-1, teacher.n))
+        np.save(unfinished/'offsets.npy', np.cumsum([0, *lengths]))
+        index = dict(ids=ids, labels=teacher.labels, state_frames=[len(s) for s in states])
+        answers = np.array(answers, 'float16').reshape(-1, len(teacher.labels))
+        np.save(unfinished/'teacher.npy', answers)
         if states: np.concatenate(states).tofile(unfinished/'states.f16')
         (unfinished/'index.json').write_text(json.dumps(index))
         unfinished.rename(shard)
-        return sum(index['frames'])/100
+        return sum(lengths)/SAMPLE_RATE
 
     def reduced(self, states):
         "(frames/2, STATE_DIMENSIONS) float16; none where states are not kept"
@@ -179,7 +183,7 @@ def run_job(job, path):
     "Write one shard in a worker"
     maker, teachers = WORKER['maker'], WORKER['teachers']
     if path not in teachers:
-        teachers[path] = Teacher(path, maker.config.labels)
+        teachers[path] = Teacher(path)
     return maker.write(teachers[path], *job)
 
 
@@ -187,7 +191,7 @@ def state_projection(maker, path, n=150):
     "Fit the projection on crops of some training clips, once"
     kept = maker.folder/'projection.npz'
     if not kept.exists():
-        teacher, samples = Teacher(path, maker.config.labels), []
+        teacher, samples = Teacher(path), []
         for i in np.random.default_rng(0).permutation(len(maker.train))[:n]:
             wav = next(maker.crops(i, 0))
             if len(wav) < MIN_SECONDS*SAMPLE_RATE: continue
@@ -240,7 +244,7 @@ def throughput(*paths, n=24, batch=8, **changes):
     made = time.process_time() - begun
     wavs, answers = sorted(wavs, key=len), []
     for path in paths or [TEACHER]:
-        teacher = Teacher(path, config.labels)
+        teacher = Teacher(path)
         teacher(wavs[0])
         begun = time.process_time()
         answers.append(np.array([teacher(w)[0] for w in wavs]))
@@ -258,22 +262,19 @@ def throughput(*paths, n=24, batch=8, **changes):
 
 
 class StoredCrops(Dataset):
-    "Stored crops of the clips of a manifest: features, label, the teacher's answer and states"
+    "Stored crops of the clips of a manifest: wave, label, the teacher's answer and states"
     def __init__(self, folders, manifest, labels):
         where = {name: i for i, name in enumerate(clip_ids(manifest))}
-        self.shards = [FeatureDataset(f) for f in folders]
-        self.answers = [np.load(Path(f)/'teacher.npy') for f in folders]
-        self.folders = list(folders)
-        rows, clips = [], []
-        frames = []
-        for s, shard in enumerate(self.shards):
-            for k, name in enumerate(shard.ids):
-                if name not in where: continue
-                rows.append((s, k))
-                clips.append(where[name])
-                frames.append(shard.frames[k])
-        self.rows, self.clips = rows, np.array(clips)
-        self.frames = np.array(frames)
+        self.folders = [Path(f) for f in folders]
+        self.waves = [WaveMap(f) for f in self.folders]
+        self.index = [json.loads((f/'index.json').read_text()) for f in self.folders]
+        answers = [folded(np.load(f/'teacher.npy').astype('float32'), index['labels'], labels)
+                   for f, index in zip(self.folders, self.index)]
+        self.rows = [(s, k) for s, index in enumerate(self.index)
+                     for k, name in enumerate(index['ids']) if name in where]
+        self.clips = np.array([where[self.index[s]['ids'][k]] for s, k in self.rows])
+        self.samples = np.array([np.diff(self.waves[s].offsets[k:k + 2])[0] for s, k in self.rows])
+        self.answers = np.stack([answers[s][k] for s, k in self.rows])
         number = {l: i for i, l in enumerate(labels)}
         self.labels = np.array([number.get(l, -100) for l in manifest.language])[self.clips]
 
@@ -281,13 +282,14 @@ class StoredCrops(Dataset):
 
     def __getitem__(self, i):
         s, k = self.rows[i]
-        return dict(features=self.shards[s][k]['features'], label=int(self.labels[i]))
+        return dict(wav=self.waves[s][k], label=int(self.labels[i]))
 
     def states(self, i):
         "(frames, STATE_DIMENSIONS), float16; no frames where none are kept"
         s, k = self.rows[i]
-        before = int(self.shards[s].state_frames[:k].sum())
-        n, size = int(self.shards[s].state_frames[k]), STATE_DIMENSIONS
-        if not n: return np.zeros((0, size), 'float16')
-        found = np.fromfile(self.folders[s]/'states.f16', 'float16', n*size, offset=2*before*size)
-        return found.reshape(n, size)
+        frames = self.index[s]['state_frames']
+        n, before = frames[k], sum(frames[:k])
+        if not n: return np.zeros((0, STATE_DIMENSIONS), 'float16')
+        start = 2*before*STATE_DIMENSIONS
+        found = np.fromfile(self.folders[s]/'states.f16', 'float16', n*STATE_DIMENSIONS, offset=start)
+        return found.reshape(n, STATE_DIMENSIONS)

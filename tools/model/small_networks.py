@@ -1,17 +1,21 @@
 """Networks of 1 to 2.5 million parameters that `tiny.py compare` trains alike.
 
-Each takes the 40 bands of `tiny`'s log-mel. The encoders have the shapes of `TdnnEncoder`, and pooling and
-head are those of the package. Padding is masked wherever frames meet: in convolutions, norms, gates and
-attention. `tdnn` and `separable` are encoders of the package; one that is better moves into it.
+Those of `NETWORKS` start from random weights and take the 40 bands of `tiny`'s log-mel. Those of
+`PARTS_OF_BASE` are the bottom of `base`, with its log-mel, at 25 frames a second. Pooling and head are those
+of the package. Padding is masked wherever frames meet: in convolutions, norms, gates and attention.
+`tdnn`, `separable` and Whisper's are encoders of the package; another one that is better moves into it.
 """
 import torch
 from spoken_lang.encoders import MaskedBatchNorm, TdnnLayer
-from spoken_lang.model import SpokenLanguageClassifier, SpokenLanguageConfig
+from spoken_lang.model import SpokenLanguageClassifier, SpokenLanguageConfig, whisper_base_config
+from spoken_lang.onnx_export import load_run
 from spoken_lang.whisper import MaskedWhisperEncoder
 from torch import nn
 from torch.nn import functional as F
 from torchaudio.models.conformer import ConformerLayer
 from transformers import WhisperConfig
+
+BASE = 'workspace/base/run'  # that `base.py restore` makes
 
 
 class Front(nn.Module):
@@ -113,21 +117,48 @@ def short_whisper(config):
         num_mel_bins=config.num_mel_bins, max_source_positions=1500, dropout=config.dropout))
 
 
+def strongest(layer, n):
+    "The numbers of the n neurons of a feed-forward layer that can change its output most"
+    size = layer.fc1.weight.norm(dim=1)*layer.fc2.weight.norm(dim=0)
+    return size.topk(n).indices.sort().values
+
+
+def lowest_layers(labels, layers=2, neurons=1024, step=2, channels=256):
+    "Convolutions of `base`, which are not trained, and its first layers without the weakest neurons"
+    whole = load_run(BASE).encoder.eval()
+    size = {k: getattr(whole.config, k) for k in ('d_model', 'encoder_attention_heads', 'num_mel_bins')}
+    size |= dict(encoder_layers=layers, encoder_ffn_dim=neurons, frame_step=step,
+                 max_source_positions=whole.config.max_source_positions//step)
+    net = SpokenLanguageClassifier(whisper_base_config(
+        labels=labels, head='conv', conv_channels=channels, whisper=size))
+    state = whole.state_dict()
+    state['embed_positions.weight'] = state['embed_positions.weight'][::step]
+    for i, layer in enumerate(whole.layers[:layers]):
+        kept, name = strongest(layer, neurons), f'layers.{i}.fc'
+        for key in (f'{name}1.weight', f'{name}1.bias'): state[key] = state[key][kept]
+        state[f'{name}2.weight'] = state[f'{name}2.weight'][:, kept]
+    net.encoder.load_state_dict({k: v for k, v in state.items() if k in net.encoder.state_dict()})
+    for conv in (net.encoder.conv1, net.encoder.conv2): conv.requires_grad_(False)
+    return net
+
+
 NETWORKS = {  # name: settings of the network, and the class of its encoder where the package has none
     'tdnn': (dict(hidden_size=256, num_layers=5), None),
     'separable': (dict(encoder='separable', hidden_size=320, num_layers=7), None),
     'ecapa': (dict(hidden_size=384), EcapaEncoder),
     'conformer': (dict(hidden_size=144), ConformerEncoder),
     'short-whisper': (dict(hidden_size=256), short_whisper)}
+PARTS_OF_BASE = {'lowest-1': dict(layers=1), 'lowest-2': dict(layers=2)}  # as in `lowest_layers`
 
 
 def network(
-    name: str,  # one of `NETWORKS`
+    name: str,  # one of `NETWORKS` or `PARTS_OF_BASE`
     labels: list,
 ) -> SpokenLanguageClassifier:
-    "An untrained network; `ValueError` for an unknown name"
+    "An untrained network, or a part of `base` with a new head; `ValueError` for an unknown name"
+    if name in PARTS_OF_BASE: return lowest_layers(labels, **PARTS_OF_BASE[name])
     if name not in NETWORKS:
-        raise ValueError(f'{name!r} is none of {", ".join(NETWORKS)}.')
+        raise ValueError(f'{name!r} is none of {", ".join([*NETWORKS, *PARTS_OF_BASE])}.')
     settings, encoder = NETWORKS[name]
     net = SpokenLanguageClassifier(SpokenLanguageConfig(labels=labels, **settings))
     if encoder:

@@ -9,8 +9,7 @@ augmented once.
     6. python tools/model/tiny.py export RUN
     7. python tools/model/tiny.py ship RUN
 
-2 writes crops of training clips: the features that the small network takes, and the answer of the teacher
-to the same samples. It resumes where it was stopped, and more copies can be added. `--states N` also
+2 writes crops of training clips, augmented, and the answer of the teacher to the same samples. It resumes where it was stopped, and more copies can be added. `--states N` also
 keeps the states of the teacher's encoder for the first N copies.
 3 trains the networks of small_networks.py alike and writes nbs/results/tiny/networks.json; `cost` and
 `check` measure a step of each, and whether it can be exported and ignores padding.
@@ -28,14 +27,14 @@ from pathlib import Path
 import fire, numpy as np, pandas as pd, torch
 from base import amounts, calibrated, CANDIDATES, compare_files, fit_offsets, scores, validation_clips
 from crops import CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, StoredCrops, teach, throughput
-from small_networks import network, NETWORKS
+from small_networks import network, NETWORKS, PARTS_OF_BASE
 from spoken_lang import training
-from spoken_lang.batches import BatchCollator
+from spoken_lang.augmentation import spec_augment, warp_bands
 from spoken_lang.callbacks import distillation_loss
 from spoken_lang.config import read_config
 from spoken_lang.core import MIN_SECONDS, SAMPLE_RATE, trim_silence
 from spoken_lang.evaluation import macro_metrics
-from spoken_lang.finetuning import draw_weights, first_item, mask_unmatched
+from spoken_lang.finetuning import draw_weights, first_item, mask_unmatched, WaveCollator
 from spoken_lang.inference import LanguageClassifier
 from spoken_lang.onnx_export import export_graph, export_run, load_run, logits_function, verify_onnx
 from spoken_lang.quantization import quantize
@@ -48,13 +47,27 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 RESULTS, SHIPPED = 'nbs/results/tiny', 'spoken_lang/models/tiny.onnx'
 
 
+class CropCollator(WaveCollator):
+    "Waves to a batch of features; in training, bands are warped, and bands and frames masked"
+    def __init__(self, log_mel, change=False):
+        super().__init__(log_mel)
+        self.change = change
+
+    def __call__(self, clips):
+        batch = super().__call__(clips)
+        if self.change:
+            rng = torch.Generator().manual_seed(clips[0]['seed'])
+            x = warp_bands(batch['input_features'], rng)
+            batch['input_features'] = spec_augment(x, rng)
+        return batch
+
+
 class StoredBatches(Dataset):
     "Batches by step, of crops that are about as long, from (seed, step) alone"
     def __init__(self, crops, weights, matched, collator, config, steps, states, spread=.06):
         self.crops, self.collator = crops, collator
         self.matched = torch.from_numpy(matched)
-        self.answers = np.array([crops.answers[s][k] for s, k in crops.rows])
-        self.order = np.argsort(crops.frames, kind='stable')
+        self.order = np.argsort(crops.samples, kind='stable')
         self.sums = np.cumsum(weights[self.order])
         self.size, self.seed = config.batch_size, config.seed
         self.steps = steps
@@ -69,7 +82,7 @@ class StoredBatches(Dataset):
         draws = self.order[places.clip(max=len(self.order) - 1)]
         clips = [self.crops[i] for i in draws]
         clips[0]['seed'] = int(rng.integers(2**31))
-        more = dict(teacher=torch.from_numpy(self.answers[draws]), matched=self.matched[draws])
+        more = dict(teacher=torch.from_numpy(self.crops.answers[draws]), matched=self.matched[draws])
         if self.with_states:
             found = [torch.from_numpy(self.crops.states(i)).float() for i in draws]
             more |= dict(state_frames=torch.tensor([len(s) for s in found]),
@@ -89,12 +102,12 @@ def stored_sets(config, df, train, valid, mel, folder, states=False):
     weights = weights[crops.clips]/np.bincount(crops.clips, minlength=len(train))[crops.clips]
     matched = train.kind.eq('resynth') | train.source.isin(config.matched_sources)
     steps = config.steps*config.accumulate
-    collator = BatchCollator(mel, change=config.augment)
+    collator = CropCollator(mel, change=config.augment)
     matched = matched.values[crops.clips]
     batches = StoredBatches(crops, weights, matched, collator, config, steps, states)
     return dict(train_dataset=batches, draws=range(steps), data_collator=first_item,
                 eval_dataset=StoredCrops(shards('valid'), valid, config.labels),
-                eval_collator=BatchCollator(mel))
+                eval_collator=CropCollator(mel))
 
 
 class StateGuide(TrainerCallback):
@@ -170,7 +183,7 @@ def step_times(name, labels, threads, batch=64, seconds=3., steps=3):
     torch.set_num_threads(threads)
     net = network(name, labels).train()
     optimizer, times = torch.optim.AdamW(net.parameters()), []
-    features = torch.randn(batch, int(100*seconds), 40)
+    features = torch.randn(batch, int(100*seconds), net.config.num_mel_bins)
     mask = torch.ones_like(features[..., 0]).long()
     for _ in range(steps + 1):
         begun = time.perf_counter(), time.process_time()
@@ -185,7 +198,7 @@ def step_times(name, labels, threads, batch=64, seconds=3., steps=3):
 def cost(*names, threads=(1, 2), **changes):
     "Parameters, and seconds of a training step of 64 crops of 3 s: on the clock, and of processor"
     labels, rows = read_config(CONFIG, **changes).labels, []
-    for name in names or NETWORKS:
+    for name in names or [*NETWORKS, *PARTS_OF_BASE]:
         row = dict(name=name, parameters=sum(p.numel() for p in network(name, labels).parameters()))
         row |= {f'{t} threads': step_times(name, labels, t) for t in threads}
         print(row, flush=True)
@@ -202,7 +215,8 @@ def export_file(net, path):
 
 def padding_difference(net):
     "The largest difference of a logit between a clip alone and beside a longer one"
-    clip, other = torch.randn(1, 150, 40), torch.randn(1, 333, 40)
+    bins = net.config.num_mel_bins
+    clip, other = torch.randn(1, 150, bins), torch.randn(1, 333, bins)
     both = torch.cat([F.pad(clip, (0, 0, 0, 183), value=3.), other])
     mask = torch.ones_like(both[..., 0]).long()
     mask[0, 150:] = 0
@@ -216,10 +230,10 @@ def check(*names, **changes):
     config, rows = read_config(CONFIG, **changes), []
     folder = Path(config.workspace)/'check'
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names or NETWORKS:
+    for name in names or [*NETWORKS, *PARTS_OF_BASE]:
         torch.manual_seed(0)
         net = network(name, config.labels)
-        net.train()(torch.randn(8, 200, 40))  # so that batch norms have statistics
+        net.train()(torch.randn(8, 200, net.config.num_mel_bins))  # so that batch norms have statistics
         row = dict(name=name, padding=padding_difference(net))
         row['onnx'] = export_file(net, folder/f'{name}.onnx')
         print(row, flush=True)
@@ -230,7 +244,7 @@ def check(*names, **changes):
 def compare(*names, steps=1500, **changes):
     "Train networks alike and write the table; what was begun is resumed, what is finished is kept"
     found, config = [], settings(steps=steps, **changes)
-    for name in names or NETWORKS:
+    for name in names or [*NETWORKS, *PARTS_OF_BASE]:
         folder = f'compare-{name}'
         run, finished = run_of(f'{config.workspace}/runs/{folder}')
         if not finished:
