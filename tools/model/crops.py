@@ -143,7 +143,8 @@ class CropMaker:
         unfinished = shard.with_suffix('.part')
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        ids, answers, lengths, states = [], [], [], []
+        ids, lengths = [], []
+        answers, states = [], []
         with open(unfinished/'waves.i16', 'wb') as f:
             for i in clips:
                 for wav in make(i, number):

@@ -135,10 +135,12 @@ def lowest_layers(labels, layers=2, neurons=1024, step=2, channels=256):
     state['embed_positions.weight'] = state['embed_positions.weight'][::step]
     for i, layer in enumerate(whole.layers[:layers]):
         kept, name = strongest(layer, neurons), f'layers.{i}.fc'
-        for key in (f'{name}1.weight', f'{name}1.bias'): state[key] = state[key][kept]
+        for key in (f'{name}1.weight', f'{name}1.bias'):
+            state[key] = state[key][kept]
         state[f'{name}2.weight'] = state[f'{name}2.weight'][:, kept]
     net.encoder.load_state_dict({k: v for k, v in state.items() if k in net.encoder.state_dict()})
-    for conv in (net.encoder.conv1, net.encoder.conv2): conv.requires_grad_(False)
+    net.encoder.conv1.requires_grad_(False)
+    net.encoder.conv2.requires_grad_(False)
     return net
 
 
@@ -156,7 +158,8 @@ def network(
     labels: list,
 ) -> SpokenLanguageClassifier:
     "An untrained network, or a part of `base` with a new head; `ValueError` for an unknown name"
-    if name in PARTS_OF_BASE: return lowest_layers(labels, **PARTS_OF_BASE[name])
+    if name in PARTS_OF_BASE:
+        return lowest_layers(labels, **PARTS_OF_BASE[name])
     if name not in NETWORKS:
         raise ValueError(f'{name!r} is none of {", ".join([*NETWORKS, *PARTS_OF_BASE])}.')
     settings, encoder = NETWORKS[name]

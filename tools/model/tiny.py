@@ -9,9 +9,10 @@ augmented once.
     6. python tools/model/tiny.py export RUN
     7. python tools/model/tiny.py ship RUN
 
-2 writes crops of training clips, augmented, and the answer of the teacher to the same samples. It resumes where it was stopped, and more copies can be added. `--states N` also
-keeps the states of the teacher's encoder for the first N copies.
-3 trains the networks of small_networks.py alike and writes nbs/results/tiny/networks.json; `cost` and
+2 writes crops of training clips, augmented, and the answer of the teacher to the same samples. It resumes
+where it was stopped, and more copies can be added. `--states N` also keeps the states of the teacher's
+encoder for the first N copies.
+3 trains the networks of small_networks.py, and writes nbs/results/tiny/networks.json; `cost` and
 `check` measure a step of each, and whether it can be exported and ignores padding.
 4 trains one of them; it prints the folder of the run. The same command with `--run RUN` resumes it. The
 checkpoint with the lowest NLL on held-out sources is kept, a mean over languages and sources.
