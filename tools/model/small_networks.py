@@ -1,4 +1,4 @@
-"""Networks of 1 to 2.5 million parameters that `tiny.py compare` trains alike.
+"""Networks of 1 to 6 million parameters that `tiny.py compare` trains on the same crops.
 
 Those of `NETWORKS` start from random weights and take the 40 bands of `tiny`'s log-mel. Those of
 `PARTS_OF_BASE` are the bottom of `base`, with its log-mel, at 25 frames a second. Pooling and head are those
@@ -151,6 +151,7 @@ NETWORKS = {  # name: settings of the network, and the class of its encoder wher
     'conformer': (dict(hidden_size=144), ConformerEncoder),
     'short-whisper': (dict(hidden_size=256), short_whisper)}
 PARTS_OF_BASE = {'lowest-1': dict(layers=1), 'lowest-2': dict(layers=2)}  # as in `lowest_layers`
+PRETRAINED_RATES = dict(learning_rate=1e-3, encoder_learning_rate=3e-4)  # for parts of `base`
 
 
 def network(

@@ -12,8 +12,9 @@ augmented once.
 2 writes crops of training clips, augmented, and the answer of the teacher to the same samples. It resumes
 where it was stopped, and more copies can be added. `--states N` also keeps the states of the teacher's
 encoder for the first N copies.
-3 trains the networks of small_networks.py, and writes nbs/results/tiny/networks.json; `cost` and
-`check` measure a step of each, and whether it can be exported and ignores padding.
+3 trains the networks of small_networks.py, and writes nbs/results/tiny/networks.json; `cost` and `check`
+measure a step of each, and whether it can be exported and ignores padding. The parts of `base` need
+`python tools/model/base.py restore workspace/base/run`.
 4 trains one of them; it prints the folder of the run. The same command with `--run RUN` resumes it. The
 checkpoint with the lowest NLL on held-out sources is kept, a mean over languages and sources.
 5 trains as long on the labels alone. 6 fits offsets, temperature and threshold on validation clips,
@@ -28,7 +29,7 @@ from pathlib import Path
 import fire, numpy as np, pandas as pd, torch
 from base import amounts, calibrated, CANDIDATES, compare_files, fit_offsets, scores, validation_clips
 from crops import CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, StoredCrops, teach, throughput
-from small_networks import network, NETWORKS, PARTS_OF_BASE
+from small_networks import network, NETWORKS, PARTS_OF_BASE, PRETRAINED_RATES
 from spoken_lang import training
 from spoken_lang.augmentation import spec_augment, warp_bands
 from spoken_lang.callbacks import distillation_loss
@@ -158,7 +159,8 @@ def train(name=None, run=None, control=False, share=.8, temperature=2., states_w
     "Train a network of `NETWORKS`, or resume a run; `control`: on labels alone"
     if run: config = read_config(f'{run}/config.yml', **changes)
     else:
-        config = settings(**changes)
+        rates = PRETRAINED_RATES if name in PARTS_OF_BASE else {}
+        config = settings(**rates | changes)
         folder = (folder or name) + ('-control' if control else '')
         config.workspace = f'{config.workspace}/runs/{folder}'
         config.model = dict(encoder=name)
@@ -243,7 +245,7 @@ def check(*names, **changes):
 
 
 def compare(*names, steps=1500, **changes):
-    "Train networks alike and write the table; what was begun is resumed, what is finished is kept"
+    "Train networks on the same crops and write the table; what was begun is resumed, what is finished is kept"
     found, config = [], settings(steps=steps, **changes)
     for name in names or [*NETWORKS, *PARTS_OF_BASE]:
         folder = f'compare-{name}'
