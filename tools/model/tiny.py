@@ -245,7 +245,7 @@ def check(*names, **changes):
 
 
 def compare(*names, steps=1500, **changes):
-    "Train networks on the same crops and write the table; what was begun is resumed, what is finished is kept"
+    "Train networks on the same crops, write the table; what was begun is resumed, what is finished is kept"
     found, config = [], settings(steps=steps, **changes)
     for name in names or [*NETWORKS, *PARTS_OF_BASE]:
         folder = f'compare-{name}'
