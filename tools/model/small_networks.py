@@ -5,6 +5,7 @@ Those of `NETWORKS` start from random weights and take the 40 bands of `tiny`'s 
 of the package. Padding is masked wherever frames meet: in convolutions, norms, gates and attention.
 `tdnn`, `separable` and Whisper's are encoders of the package; another one that is better moves into it.
 """
+from pathlib import Path
 import torch
 from spoken_lang.encoders import MaskedBatchNorm, TdnnLayer
 from spoken_lang.model import SpokenLanguageClassifier, SpokenLanguageConfig, whisper_base_config
@@ -16,6 +17,7 @@ from torchaudio.models.conformer import ConformerLayer
 from transformers import WhisperConfig
 
 BASE = 'workspace/base/run'  # that `base.py restore` makes
+PARTS = Path('workspace/tiny/parts')  # that `tiny.py prune` makes
 
 
 class Front(nn.Module):
@@ -117,15 +119,21 @@ def short_whisper(config):
         num_mel_bins=config.num_mel_bins, max_source_positions=1500, dropout=config.dropout))
 
 
-def strongest(layer, n):
-    "The numbers of the n neurons of a feed-forward layer that can change its output most"
-    size = layer.fc1.weight.norm(dim=1)*layer.fc2.weight.norm(dim=0)
-    return size.topk(n).indices.sort().values
+def with_labels(folder, labels):
+    "A pruned part with a new head; `OSError` where `tiny.py prune` did not make it"
+    given = SpokenLanguageConfig.from_pretrained(folder).to_dict()
+    given = {k: v for k, v in given.items() if k not in ('id2label', 'label2id')}
+    net = SpokenLanguageClassifier(SpokenLanguageConfig(**given | dict(labels=labels)))
+    part = SpokenLanguageClassifier.from_pretrained(folder)
+    net.encoder.load_state_dict(part.encoder.state_dict())
+    net.encoder.conv1.requires_grad_(False)
+    net.encoder.conv2.requires_grad_(False)
+    return net
 
 
-def lowest_layers(labels, layers=2, neurons=1024, step=2, channels=256):
-    "Convolutions of `base`, which are not trained, and its first layers without the weakest neurons"
-    whole = load_run(BASE).encoder.eval()
+def lowest_layers(labels, layers, neurons, step=2, channels=256, whole=None):
+    "Convolutions of `base`, which are not trained, and its first layers; `parts.prune` fits the neurons"
+    whole = (whole or load_run(BASE)).encoder
     size = {k: getattr(whole.config, k) for k in ('d_model', 'encoder_attention_heads', 'num_mel_bins')}
     size |= dict(encoder_layers=layers, encoder_ffn_dim=neurons, frame_step=step,
                  max_source_positions=whole.config.max_source_positions//step)
@@ -133,14 +141,9 @@ def lowest_layers(labels, layers=2, neurons=1024, step=2, channels=256):
         labels=labels, head='conv', conv_channels=channels, whisper=size))
     state = whole.state_dict()
     state['embed_positions.weight'] = state['embed_positions.weight'][::step]
-    for i, layer in enumerate(whole.layers[:layers]):
-        kept, name = strongest(layer, neurons), f'layers.{i}.fc'
-        for key in (f'{name}1.weight', f'{name}1.bias'):
-            state[key] = state[key][kept]
-        state[f'{name}2.weight'] = state[f'{name}2.weight'][:, kept]
-    net.encoder.load_state_dict({k: v for k, v in state.items() if k in net.encoder.state_dict()})
-    net.encoder.conv1.requires_grad_(False)
-    net.encoder.conv2.requires_grad_(False)
+    ours = net.encoder.state_dict()
+    same = {k: v for k, v in state.items() if k in ours and v.shape == ours[k].shape}
+    net.encoder.load_state_dict(same, strict=False)
     return net
 
 
@@ -150,7 +153,8 @@ NETWORKS = {  # name: settings of the network, and the class of its encoder wher
     'ecapa': (dict(hidden_size=384), EcapaEncoder),
     'conformer': (dict(hidden_size=144), ConformerEncoder),
     'short-whisper': (dict(hidden_size=256), short_whisper)}
-PARTS_OF_BASE = {'lowest-1': dict(layers=1), 'lowest-2': dict(layers=2)}  # as in `lowest_layers`
+PARTS_OF_BASE = {  # as in `lowest_layers`
+    'lowest-2': dict(layers=2, neurons=1024), 'lowest-3': dict(layers=3, neurons=448)}
 PRETRAINED_RATES = dict(learning_rate=1e-3, encoder_learning_rate=3e-4)  # for parts of `base`
 
 
@@ -160,7 +164,7 @@ def network(
 ) -> SpokenLanguageClassifier:
     "An untrained network, or a part of `base` with a new head; `ValueError` for an unknown name"
     if name in PARTS_OF_BASE:
-        return lowest_layers(labels, **PARTS_OF_BASE[name])
+        return with_labels(PARTS/name, labels)
     if name not in NETWORKS:
         raise ValueError(f'{name!r} is none of {", ".join([*NETWORKS, *PARTS_OF_BASE])}.')
     settings, encoder = NETWORKS[name]

@@ -3,7 +3,7 @@ augmented once.
 
     1. python tools/model/base.py revoice ../shared/tools/revoice, and steps 2 and 4 there, where wanted
     2. python tools/model/tiny.py teach [--copies 4] [--states 2]
-    3. python tools/model/tiny.py compare
+    3. python tools/model/tiny.py prune NAME, then states NAME, and compare
     4. python tools/model/tiny.py train NAME [--states_weight 1] [--steps N ...]
     5. python tools/model/tiny.py train NAME --control [--steps N ...]
     6. python tools/model/tiny.py export RUN
@@ -13,8 +13,8 @@ augmented once.
 where it was stopped, and more copies can be added. `--states N` also keeps the states of the teacher's
 encoder for the first N copies.
 3 trains the networks of small_networks.py, and writes nbs/results/tiny/networks.json; `cost` and `check`
-measure a step of each, and whether it can be exported and ignores padding. The parts of `base` need
-`python tools/model/base.py restore workspace/base/run`.
+measure a step of each, and whether it can be exported and ignores padding. The parts of `base` are made
+from the crops by `prune` (see parts.py), after `python tools/model/base.py restore workspace/base/run`.
 4 trains one of them; it prints the folder of the run. The same command with `--run RUN` resumes it. The
 checkpoint with the lowest NLL on held-out sources is kept, a mean over languages and sources.
 5 trains as long on the labels alone. 6 fits offsets, temperature and threshold on validation clips,
@@ -29,6 +29,7 @@ from pathlib import Path
 import fire, numpy as np, pandas as pd, torch
 from base import amounts, calibrated, CANDIDATES, compare_files, fit_offsets, scores, validation_clips
 from crops import CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, StoredCrops, teach, throughput
+from parts import prune, states
 from small_networks import network, NETWORKS, PARTS_OF_BASE, PRETRAINED_RATES
 from spoken_lang import training
 from spoken_lang.augmentation import spec_augment, warp_bands
@@ -330,5 +331,5 @@ def ship(run, n=600, looked_at=84):
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(teach=teach, throughput=throughput, train=train, cost=cost, check=check,
-                   compare=compare, export=export, ship=ship))
+    fire.Fire(dict(teach=teach, throughput=throughput, prune=prune, states=states, train=train,
+                   cost=cost, check=check, compare=compare, export=export, ship=ship))

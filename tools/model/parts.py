@@ -1,0 +1,130 @@
+"""Parts of `base` as the encoder of a small network: fewer neurons, and the states of training crops.
+
+`tiny.py` says how they are used. `prune NAME` keeps, of each feed-forward part, the neurons that change its
+output most, and fits the second matrix by least squares to what the whole layers of `base` give for the same
+crops. `states NAME` stores what a pruned part gives for every crop, so that a head is trained in minutes.
+"""
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+import numpy as np, torch
+from crops import settings
+from small_networks import BASE, lowest_layers, PARTS, PARTS_OF_BASE
+from spoken_lang.features import front_end
+from spoken_lang.finetuning import WaveMap
+from spoken_lang.model import SpokenLanguageClassifier
+from spoken_lang.onnx_export import load_run
+from spoken_lang.whisper import key_bias
+from torch import nn
+from torch.nn import functional as F
+
+RIDGE = 1e-4  # of the mean square of a neuron
+CLIPS = 400  # that the second matrices are fitted on
+
+
+def some_crops(folder, n, seed=0):
+    "Waves of n training crops, of all shards"
+    rng, found = np.random.default_rng(seed), []
+    shards = sorted(Path(folder).glob('train-*/'))
+    for i in rng.integers(len(shards), size=n):
+        waves = WaveMap(shards[i])
+        found.append(waves[int(rng.integers(len(waves.offsets) - 1))])
+    return found
+
+
+def first_frames(net, log_mel, wav):
+    "What the first layer gets for a wave (1, frames, channels), and its mask"
+    encoder, wav = net.encoder, torch.from_numpy(np.asarray(wav))
+    features, mask = log_mel(wav[None], torch.tensor([len(wav)]))
+    x = F.gelu(encoder.conv1(features.transpose(1, 2)))
+    x = F.gelu(encoder.conv2(x)).transpose(1, 2)
+    return x + encoder.embed_positions.weight[:x.shape[1]], mask[:, None, ::encoder.stride].float()
+
+
+def attended(layer, x):
+    "A layer without its feed-forward part, for one clip without padding"
+    bias = key_bias(torch.ones(1, 1, x.shape[1]))
+    return x + layer.self_attn(layer.self_attn_layer_norm(x), attention_mask=bias)[0]
+
+
+def fewer_neurons(layer, x, wanted, n):
+    "(first layer, second layer) of n neurons, so that x plus their output comes close to `wanted`"
+    inputs = layer.final_layer_norm(x)
+    hidden = F.gelu(layer.fc1(inputs))
+    adds = hidden.var(0)*layer.fc2.weight.square().sum(0)
+    kept = adds.topk(n).indices.sort().values
+    hidden = F.pad(hidden[:, kept], (0, 1), value=1.).double()  # a column for the offsets
+    gram = hidden.T @ hidden
+    gram += RIDGE*gram.diagonal()[:-1].mean()*torch.eye(n + 1)
+    fitted = torch.linalg.solve(gram, hidden.T @ (wanted - x).double()).float()
+    first, second = nn.Linear(x.shape[1], n), nn.Linear(n, x.shape[1])
+    first.weight.data, first.bias.data = layer.fc1.weight[kept], layer.fc1.bias[kept]
+    second.weight.data, second.bias.data = fitted[:-1].T.contiguous(), fitted[-1]
+    return first, second
+
+
+def lost(x, wanted):
+    "The share of the variance that is not met"
+    return ((x - wanted).square().sum()/(wanted - wanted.mean(0)).square().sum()).item()
+
+
+@torch.inference_mode()
+def prune(name, clips=CLIPS, threads=2, **changes):
+    "Write the part NAME of `base`, and print the share of variance that each layer loses"
+    torch.set_num_threads(threads)
+    config, base = settings(**changes), load_run(BASE).eval()
+    net = lowest_layers(config.labels, whole=base, **PARTS_OF_BASE[name]).eval()
+    n, log_mel = net.encoder.config.encoder_ffn_dim, front_end(net.config)
+    waves = some_crops(Path(config.workspace)/'crops', clips)
+    theirs = [first_frames(net, log_mel, wav)[0] for wav in waves]
+    ours, rows = theirs, []
+    for layer, mine in zip(base.encoder.layers, net.encoder.layers):
+        bias = [key_bias(torch.ones(1, 1, x.shape[1])) for x in theirs]
+        theirs = [layer(x, b) for x, b in zip(theirs, bias)]
+        x = torch.cat([attended(layer, x)[0] for x in ours])
+        wanted = torch.cat([x[0] for x in theirs])
+        mine.fc1, mine.fc2 = fewer_neurons(layer, x, wanted, n)
+        ours = [mine(x, b) for x, b in zip(ours, bias)]
+        rows.append(round(lost(torch.cat([x[0] for x in ours]), wanted), 4))
+        print(f'layer {len(rows)}: {rows[-1]}', flush=True)
+    net.save_pretrained(PARTS/name)
+    return rows
+
+
+def store(name, shard):
+    "Write the states of the crops of a shard, in half floats, and the frames of each"
+    done = shard/f'{name}.npy'
+    if done.exists(): return 0
+    torch.set_num_threads(1)
+    net = load_part(name)
+    log_mel, waves = front_end(net.config), WaveMap(shard)
+    frames, path = [], shard/f'{name}.f16'
+    with open(path, 'wb') as f, torch.inference_mode():
+        for i in range(len(waves.offsets) - 1):
+            x, mask = first_frames(net, log_mel, waves[i])
+            for layer in net.encoder.layers: x = layer(x, key_bias(mask))
+            f.write(x[0].half().numpy().tobytes())
+            frames.append(x.shape[1])
+    np.save(done, frames)
+    return len(frames)
+
+
+LOADED = {}  # parts that a worker has read
+
+
+def load_part(name):
+    "A pruned part, read once a process"
+    if name not in LOADED:
+        LOADED[name] = SpokenLanguageClassifier.from_pretrained(PARTS/name).eval()
+    return LOADED[name]
+
+
+def states(name, workers=2, **changes):
+    "Store the states of all crops; resumes where it was stopped"
+    shards = sorted((Path(settings(**changes).workspace)/'crops').glob('*-*/'))
+    begun = time.time()
+    with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
+        for i, n in enumerate(pool.map(partial(store, name), shards)):
+            print(f'{i + 1} of {len(shards)} shards, {n} crops, {time.time() - begun:.0f} s', flush=True)
