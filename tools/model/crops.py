@@ -262,6 +262,14 @@ def throughput(*paths, n=24, batch=8, **changes):
     return pd.DataFrame(rows).round(2).to_string()
 
 
+def stored_shards(folder, part='*'):
+    "The finished shards of a part of the split; `ValueError` where there is none"
+    found = [f for f in sorted(Path(folder).glob(f'{part}-*/')) if f.suffix != '.part']
+    if not found:
+        raise ValueError(f'{folder}: holds no crops. Make them: python tools/model/tiny.py teach')
+    return found
+
+
 class StoredCrops(Dataset):
     "Stored crops of the clips of a manifest: wave, label, the teacher's answer and states"
     def __init__(self, folders, manifest, labels):

@@ -2,16 +2,16 @@
 
 `tiny.py` says how they are used. `prune NAME` keeps, of each feed-forward part, the neurons that change its
 output most, and fits the second matrix by least squares to what the whole layers of `base` give for the same
-crops. `states NAME` stores what a pruned part gives for every crop, so that a head is trained in minutes.
+crops. `states NAME` stores the output of a pruned part for every crop; `tiny.py train` does not read it yet.
 """
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 import numpy as np, torch
-from crops import settings
-from small_networks import BASE, lowest_layers, PARTS, PARTS_OF_BASE
+from crops import settings, stored_shards
+from small_networks import BASE, lowest_layers, part_folder, PARTS, PARTS_OF_BASE
 from spoken_lang.features import front_end
 from spoken_lang.finetuning import WaveMap
 from spoken_lang.model import SpokenLanguageClassifier
@@ -27,20 +27,23 @@ CLIPS = 400  # that the second matrices are fitted on
 def some_crops(folder, n, seed=0):
     "Waves of n training crops, of all shards"
     rng, found = np.random.default_rng(seed), []
-    shards = sorted(Path(folder).glob('train-*/'))
+    shards = stored_shards(folder, 'train')
     for i in rng.integers(len(shards), size=n):
         waves = WaveMap(shards[i])
         found.append(waves[int(rng.integers(len(waves.offsets) - 1))])
     return found
 
 
-def first_frames(net, log_mel, wav):
-    "What the first layer gets for a wave (1, frames, channels), and its mask"
-    encoder, wav = net.encoder, torch.from_numpy(np.asarray(wav))
-    features, mask = log_mel(wav[None], torch.tensor([len(wav)]))
-    x = F.gelu(encoder.conv1(features.transpose(1, 2)))
-    x = F.gelu(encoder.conv2(x)).transpose(1, 2)
-    return x + encoder.embed_positions.weight[:x.shape[1]], mask[:, None, ::encoder.stride].float()
+def features(log_mel, wav):
+    "Log-mel (1, frames, bins) and mask (1, frames) of a wave"
+    return log_mel(torch.from_numpy(np.asarray(wav))[None], torch.tensor([len(wav)]))
+
+
+def first_frames(encoder, log_mel, wav):
+    "What the first layer gets for a wave (1, frames, channels)"
+    x = features(log_mel, wav)[0].transpose(1, 2)
+    x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(x)))).transpose(1, 2)
+    return x + encoder.embed_positions.weight[:x.shape[1]]
 
 
 def attended(layer, x):
@@ -78,7 +81,7 @@ def prune(name, clips=CLIPS, threads=2, **changes):
     net = lowest_layers(config.labels, whole=base, **PARTS_OF_BASE[name]).eval()
     n, log_mel = net.encoder.config.encoder_ffn_dim, front_end(net.config)
     waves = some_crops(Path(config.workspace)/'crops', clips)
-    theirs = [first_frames(net, log_mel, wav)[0] for wav in waves]
+    theirs = [first_frames(net.encoder, log_mel, wav) for wav in waves]
     ours, rows = theirs, []
     for layer, mine in zip(base.encoder.layers, net.encoder.layers):
         bias = [key_bias(torch.ones(1, 1, x.shape[1])) for x in theirs]
@@ -89,42 +92,39 @@ def prune(name, clips=CLIPS, threads=2, **changes):
         ours = [mine(x, b) for x, b in zip(ours, bias)]
         rows.append(round(lost(torch.cat([x[0] for x in ours]), wanted), 4))
         print(f'layer {len(rows)}: {rows[-1]}', flush=True)
+    for old in (Path(config.workspace)/'crops').glob(f'*/{name}.*'):
+        old.unlink()  # states of another pruning
     net.save_pretrained(PARTS/name)
     return rows
 
 
+@cache
+def load_part(name):
+    "A pruned part, read once a process"
+    return SpokenLanguageClassifier.from_pretrained(PARTS/name).eval()
+
+
 def store(name, shard):
-    "Write the states of the crops of a shard, in half floats, and the frames of each"
+    "Write the output of the encoder for the crops of a shard, in half floats, and the frames of each"
     done = shard/f'{name}.npy'
     if done.exists(): return 0
     torch.set_num_threads(1)
-    net = load_part(name)
-    log_mel, waves = front_end(net.config), WaveMap(shard)
-    frames, path = [], shard/f'{name}.f16'
-    with open(path, 'wb') as f, torch.inference_mode():
+    net, waves = load_part(name), WaveMap(shard)
+    log_mel, frames = front_end(net.config), []
+    with open(shard/f'{name}.f16', 'wb') as f, torch.inference_mode():
         for i in range(len(waves.offsets) - 1):
-            x, mask = first_frames(net, log_mel, waves[i])
-            for layer in net.encoder.layers: x = layer(x, key_bias(mask))
-            f.write(x[0].half().numpy().tobytes())
-            frames.append(x.shape[1])
+            x, _ = net.encoder(*features(log_mel, waves[i]))
+            f.write(x[0].T.half().numpy().tobytes())
+            frames.append(x.shape[2])
     np.save(done, frames)
     return len(frames)
 
 
-LOADED = {}  # parts that a worker has read
-
-
-def load_part(name):
-    "A pruned part, read once a process"
-    if name not in LOADED:
-        LOADED[name] = SpokenLanguageClassifier.from_pretrained(PARTS/name).eval()
-    return LOADED[name]
-
-
 def states(name, workers=2, **changes):
     "Store the states of all crops; resumes where it was stopped"
-    shards = sorted((Path(settings(**changes).workspace)/'crops').glob('*-*/'))
+    found = stored_shards(Path(settings(**changes).workspace)/'crops')
+    part_folder(name)
     begun = time.time()
     with ProcessPoolExecutor(workers, get_context('spawn')) as pool:
-        for i, n in enumerate(pool.map(partial(store, name), shards)):
-            print(f'{i + 1} of {len(shards)} shards, {n} crops, {time.time() - begun:.0f} s', flush=True)
+        for i, n in enumerate(pool.map(partial(store, name), found)):
+            print(f'{i + 1} of {len(found)} shards, {n} crops, {time.time() - begun:.0f} s', flush=True)

@@ -119,11 +119,17 @@ def short_whisper(config):
         num_mel_bins=config.num_mel_bins, max_source_positions=1500, dropout=config.dropout))
 
 
+def part_folder(name):
+    "Where a pruned part lies; `ValueError` where it is not made"
+    if not (PARTS/name).exists():
+        raise ValueError(f'{PARTS/name}: is not there. Make it: python tools/model/tiny.py prune {name}')
+    return PARTS/name
+
+
 def with_labels(folder, labels):
-    "A pruned part with a new head; `OSError` where `tiny.py prune` did not make it"
-    given = SpokenLanguageConfig.from_pretrained(folder).to_dict()
-    given = {k: v for k, v in given.items() if k not in ('id2label', 'label2id')}
-    net = SpokenLanguageClassifier(SpokenLanguageConfig(**given | dict(labels=labels)))
+    "A pruned part with a new head; its convolutions are not trained"
+    names = dict(id2label=dict(enumerate(labels)), label2id={l: i for i, l in enumerate(labels)})
+    net = SpokenLanguageClassifier(SpokenLanguageConfig.from_pretrained(folder, **names))
     part = SpokenLanguageClassifier.from_pretrained(folder)
     net.encoder.load_state_dict(part.encoder.state_dict())
     net.encoder.conv1.requires_grad_(False)
@@ -132,7 +138,7 @@ def with_labels(folder, labels):
 
 
 def lowest_layers(labels, layers, neurons, step=2, channels=256, whole=None):
-    "Convolutions of `base`, which are not trained, and its first layers; `parts.prune` fits the neurons"
+    "Convolutions and first layers of `base`, whose neurons `parts.prune` fits"
     whole = (whole or load_run(BASE)).encoder
     size = {k: getattr(whole.config, k) for k in ('d_model', 'encoder_attention_heads', 'num_mel_bins')}
     size |= dict(encoder_layers=layers, encoder_ffn_dim=neurons, frame_step=step,
@@ -162,9 +168,9 @@ def network(
     name: str,  # one of `NETWORKS` or `PARTS_OF_BASE`
     labels: list,
 ) -> SpokenLanguageClassifier:
-    "An untrained network, or a part of `base` with a new head; `ValueError` for an unknown name"
+    "An untrained network, or a part of `base` with a new head; `ValueError` for a name it has not"
     if name in PARTS_OF_BASE:
-        return with_labels(PARTS/name, labels)
+        return with_labels(part_folder(name), labels)
     if name not in NETWORKS:
         raise ValueError(f'{name!r} is none of {", ".join([*NETWORKS, *PARTS_OF_BASE])}.')
     settings, encoder = NETWORKS[name]

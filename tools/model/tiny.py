@@ -3,7 +3,7 @@ augmented once.
 
     1. python tools/model/base.py revoice ../shared/tools/revoice, and steps 2 and 4 there, where wanted
     2. python tools/model/tiny.py teach [--copies 4] [--states 2]
-    3. python tools/model/tiny.py prune NAME, then states NAME, and compare
+    3. python tools/model/tiny.py prune NAME for each part of `base`, and compare
     4. python tools/model/tiny.py train NAME [--states_weight 1] [--steps N ...]
     5. python tools/model/tiny.py train NAME --control [--steps N ...]
     6. python tools/model/tiny.py export RUN
@@ -28,7 +28,9 @@ from functools import partial
 from pathlib import Path
 import fire, numpy as np, pandas as pd, torch
 from base import amounts, calibrated, CANDIDATES, compare_files, fit_offsets, scores, validation_clips
-from crops import CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, StoredCrops, teach, throughput
+from crops import (
+    CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, stored_shards, StoredCrops, teach, throughput
+)
 from parts import prune, states
 from small_networks import network, NETWORKS, PARTS_OF_BASE, PRETRAINED_RATES
 from spoken_lang import training
@@ -95,11 +97,7 @@ class StoredBatches(Dataset):
 
 def stored_sets(config, df, train, valid, mel, folder, states=False):
     "Data sets, sampler and collators from the crops that `teach` stored"
-    def shards(part):
-        return [f for f in sorted(folder.glob(f'{part}-*/')) if f.suffix != '.part']
-    if not shards('train') or not shards('valid'):
-        raise ValueError(f'{folder}: holds no crops. Make them: python tools/model/tiny.py teach')
-    crops = StoredCrops(shards('train'), train, config.labels)
+    crops = StoredCrops(stored_shards(folder, 'train'), train, config.labels)
     train = train.assign(kind=train.get('kind', 'human'))
     weights = draw_weights(train, config.group_shares, config.vocoded_shares, config.source_shares)
     weights = weights[crops.clips]/np.bincount(crops.clips, minlength=len(train))[crops.clips]
@@ -109,7 +107,7 @@ def stored_sets(config, df, train, valid, mel, folder, states=False):
     matched = matched.values[crops.clips]
     batches = StoredBatches(crops, weights, matched, collator, config, steps, states)
     return dict(train_dataset=batches, draws=range(steps), data_collator=first_item,
-                eval_dataset=StoredCrops(shards('valid'), valid, config.labels),
+                eval_dataset=StoredCrops(stored_shards(folder, 'valid'), valid, config.labels),
                 eval_collator=CropCollator(mel))
 
 
