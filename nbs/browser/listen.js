@@ -10,14 +10,15 @@ const ENOUGH = 60, MAX_MINUTES = 60, TIMELINE_SECONDS = 12, TIMELINE_WINDOW = 3
 const here = name => new URL(name, import.meta.url).href
 const sum = x => x.reduce((a, b) => a + b, 0)
 
-// {labels, decision (options of `decide`), languages (the candidates), names, colours}
-const about = await fetch(here('model.json')).then(r => r.json())
-let session  // of onnxruntime, opened at the first recording
+// models: {name: {labels, decision (options of `decide`), languages (the candidates), names, megabytes}}
+const {models, colours} = await fetch(here('models.json')).then(r => r.json())
+const sessions = {}  // of onnxruntime, by the name of the model; opened at the first recording
+let model = Object.keys(models)[0], about = models[model]
 
-async function load() {
+async function load(name) {
   ort.env.wasm.wasmPaths = here('ort/')
   ort.env.wasm.numThreads = 1  // several would need headers that static hosts do not send
-  return ort.InferenceSession.create(here('model.onnx'))
+  return ort.InferenceSession.create(here(`${name}.onnx`))
 }
 
 async function decodeLink(buffer) {  // any format that the browser can decode → an array of channels, 16 kHz
@@ -45,15 +46,17 @@ async function windowLogits(wav) {  // logits of a window; null where it is too 
   const loud = trim(wav).slice()
   if (!loud.length && about.labels.includes('none')) return about.labels.map(l => l === 'none' ? 0 : -1000)
   if (loud.length < MIN_SECONDS*RATE) return null
-  const found = await session.run({wavs: new ort.Tensor('float32', loud, [1, loud.length]),
+  const found = await sessions[model].run({wavs: new ort.Tensor('float32', loud, [1, loud.length]),
     lengths: new ort.Tensor('int64', BigInt64Array.of(BigInt(loud.length)), [1])})
   const row = Array.from(Object.values(found)[0].data)
   if (!row.every(Number.isFinite)) throw new Error('The recording is too loud to be read: its samples exceed what sound can be.')
   return row
 }
 
-const none = about.labels.indexOf('none')
-const speechOf = row => none < 0 ? 1 : 1 - Math.exp(logSoftmax(row, about.decision.temperature)[none])
+function speechOf(row) {
+  const none = about.labels.indexOf('none')
+  return none < 0 ? 1 : 1 - Math.exp(logSoftmax(row, about.decision.temperature)[none])
+}
 
 function settled(rows, least = 4, sure = 4) {  // the mean logit of one label exceeds every other by four standard errors
   if (rows.length < least) return false
@@ -98,6 +101,8 @@ const root = document.getElementById('spoken-lang')
 root.innerHTML = `
   <p><button id="sl-record" type="button">● Record</button>
      <label>or a file: <input id="sl-file" type="file" accept="audio/*,video/*,.mkv"></label></p>
+  <p><label>Model: <select id="sl-model">${Object.entries(models).map(([name, m], i) =>
+    `<option value="${name}">${name}, ${m.megabytes} MB${i ? ', more accurate' : ''}</option>`).join('')}</select></label></p>
   <fieldset><legend>Only these (none ticked: all)</legend>${about.languages.map(c =>
     `<label><input type="checkbox" value="${c}"> ${about.names[c]}</label> `).join('')}</fieldset>
   <p id="sl-words" role="status" aria-live="polite">Record a few seconds, or choose a file. Nothing leaves this machine.</p>
@@ -105,7 +110,7 @@ root.innerHTML = `
   <div id="sl-bars"></div>
   <div id="sl-when" hidden><div id="sl-strip" aria-hidden="true"></div><ol id="sl-segments"></ol></div>`
 const find = id => root.querySelector(id), words = find('#sl-words')
-const colour = code => about.colours[code] ?? '#bbbbbb'
+const colour = code => colours[code] ?? '#bbbbbb'
 const clock = s => `${Math.floor(s/60)}:${String(Math.floor(s % 60)).padStart(2, '0')}`
 const listed = names => names.length < 2 ? names.join('') : `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
 let last, recorder, asked = 0  // the channels of the last recording, the recorder, how many answers were begun
@@ -138,10 +143,11 @@ async function show() {
   if (!last) return
   const mine = ++asked, old = () => mine !== asked  // a newer recording or choice replaces this one
   clear()
-  words.textContent = session ? 'Classifying …' : 'Fetching the model …'
+  words.textContent = sessions[model] ? 'Classifying …' : `Fetching ${model}, ${about.megabytes} MB …`
   const only = [...root.querySelectorAll('fieldset input:checked')].map(i => i.value)
   try {
-    session ??= await load()
+    sessions[model] ??= await load(model)
+    if (old()) return
     const start = performance.now(), p = await classify(last, only), ms = Math.round(performance.now() - start)
     if (old()) return
     words.textContent = sentence(p, ms)
@@ -180,6 +186,7 @@ async function take(blob) {
 
 find('#sl-file').onchange = e => e.target.files[0] && take(e.target.files[0])
 root.querySelector('fieldset').onchange = show
+find('#sl-model').onchange = ({target}) => { model = target.value; about = models[model]; show() }
 find('#sl-record').onclick = async ({target}) => {
   if (recorder?.state === 'recording') return recorder.stop()
   try { recorder = new MediaRecorder(await navigator.mediaDevices.getUserMedia({audio: true})) }
@@ -196,16 +203,15 @@ find('#sl-record').onclick = async ({target}) => {
   words.textContent = 'Speak …'
 }
 
-// Offline: a service worker keeps what this page has loaded, the model and its runtime, for the next visit.
-let kept
-async function keep() {  // after the first answer, which would have to wait, or after 10 s
-  if (kept || !('serviceWorker' in navigator) || navigator.connection?.saveData) return
-  kept = true
-  await navigator.serviceWorker.register(here('../offline.js'))
+// Offline: a service worker keeps what this page has loaded, the models and their runtime, for the next visit.
+let registered
+async function keep() {  // after an answer, which would have to wait, or after 10 s
+  if (!('serviceWorker' in navigator) || navigator.connection?.saveData) return
+  await (registered ??= navigator.serviceWorker.register(here('../offline.js')))
   const {active} = await navigator.serviceWorker.ready
   navigator.serviceWorker.onmessage = () => { root.dataset.offline = 'ready' }
-  const loaded = performance.getEntriesByType('resource').map(r => r.name)
-  const own = ['model.onnx', 'model.json', 'ort/ort-wasm-simd-threaded.mjs', 'ort/ort-wasm-simd-threaded.wasm'].map(here)
+  const loaded = performance.getEntriesByType('resource').map(r => r.name), first = `${Object.keys(models)[0]}.onnx`
+  const own = [first, 'models.json', 'ort/ort-wasm-simd-threaded.mjs', 'ort/ort-wasm-simd-threaded.wasm'].map(here)
   active.postMessage([location.href.split('#')[0], ...loaded, ...own].filter(u => u.startsWith(location.origin)))
 }
 setTimeout(keep, 10_000)

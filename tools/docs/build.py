@@ -38,17 +38,25 @@ def fetch_runtime(folder):
         for name in ORT_FILES: shutil.copy(f'{tmp}/package/dist/{name}', folder)
 
 
-def browser_page():
-    "What `try_it` loads, into nbs/browser: the shipped model, its metadata, and onnxruntime-web"
-    from spoken_lang.prediction import COLOURS, language_name
+def page_model(name, folder):
+    "Copy a shipped model for the page `try_it`; what the page must know of it"
     from spoken_lang.inference import LanguageClassifier
-    folder = Path('nbs/browser')
-    clf = LanguageClassifier.from_pretrained('tiny')  # a page should load in seconds
-    shutil.copy(clf.path, folder/'model.onnx')
-    for name in ('LICENSE', 'NOTICE'): shutil.copy(clf.path.parent/name, folder)
+    from spoken_lang.prediction import language_name
+    clf = LanguageClassifier.from_pretrained(name)
+    shutil.copy(clf.path, folder/f'{name}.onnx')
     names = {label: language_name(label) for label in clf.labels}
-    about = dict(labels=clf.labels, decision=clf.decision, languages=clf.languages)
-    (folder/'model.json').write_text(json.dumps(about | dict(names=names, colours=COLOURS)))
+    return dict(labels=clf.labels, decision=clf.decision, languages=clf.languages, names=names,
+                megabytes=round(clf.path.stat().st_size/1e6))
+
+
+def browser_page():
+    "What `try_it` loads, into nbs/browser: the shipped models, their metadata, and onnxruntime-web"
+    import spoken_lang
+    from spoken_lang.prediction import COLOURS
+    folder, licences = Path('nbs/browser'), Path(spoken_lang.__file__).parent/'models'
+    models = {name: page_model(name, folder) for name in ('tiny', 'base')}  # it begins with the first
+    for name in ('LICENSE', 'NOTICE'): shutil.copy(licences/name, folder)
+    (folder/'models.json').write_text(json.dumps(dict(models=models, colours=COLOURS)))
     if not (folder/'ort').exists(): fetch_runtime(folder/'ort')
 
 

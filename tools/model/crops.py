@@ -271,19 +271,21 @@ def stored_shards(folder, part='*'):
 
 
 class StoredCrops(Dataset):
-    "Stored crops of the clips of a manifest: wave, label, the teacher's answer and states"
+    "Stored crops of the clips of a manifest: wave, label, the teacher's answers and states"
     def __init__(self, folders, manifest, labels):
         where = {name: i for i, name in enumerate(clip_ids(manifest))}
         self.folders = [Path(f) for f in folders]
         self.waves = [WaveMap(f) for f in self.folders]
         self.index = [json.loads((f/'index.json').read_text()) for f in self.folders]
-        answers = [folded(np.load(f/'teacher.npy').astype('float32'), index['labels'], labels)
-                   for f, index in zip(self.folders, self.index)]
+        whole = [np.load(f/'teacher.npy') for f in self.folders]
+        answers = [folded(logp.astype('float32'), index['labels'], labels)
+                   for logp, index in zip(whole, self.index)]
         self.rows = [(s, k) for s, index in enumerate(self.index)
                      for k, name in enumerate(index['ids']) if name in where]
         self.clips = np.array([where[self.index[s]['ids'][k]] for s, k in self.rows])
         self.samples = np.array([np.diff(self.waves[s].offsets[k:k + 2])[0] for s, k in self.rows])
         self.answers = np.stack([answers[s][k] for s, k in self.rows])
+        self.all_answers = np.stack([whole[s][k] for s, k in self.rows])
         number = {l: i for i, l in enumerate(labels)}
         self.labels = np.array([number.get(l, -100) for l in manifest.language])[self.clips]
 

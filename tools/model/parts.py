@@ -1,8 +1,8 @@
 """Parts of `base` as the encoder of a small network: fewer neurons, and the states of training crops.
 
 `tiny.py` says how they are used. `prune NAME` keeps, of each feed-forward part, the neurons that change its
-output most, and fits the second matrix by least squares to what the whole layers of `base` give for the same
-crops. `states NAME` stores the output of a pruned part for every crop; `tiny.py train` does not read it yet.
+output most, fits the second matrix by least squares to what the whole layers of `base` give for the same
+crops, and trains both matrices for it. `states NAME` stores the output of a pruned part for every crop.
 """
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 RIDGE = 1e-4  # of the mean square of a neuron
-CLIPS = 400  # that the second matrices are fitted on
+CLIPS = 2000  # that the matrices are fitted on
 
 
 def some_crops(folder, n, seed=0):
@@ -68,13 +68,30 @@ def fewer_neurons(layer, x, wanted, n):
     return first, second
 
 
+@torch.enable_grad()
+def train_neurons(layer, x, wanted, steps, rate=2e-3, batch=2048):
+    "Train both matrices, so that x plus their output comes close to `wanted`, each channel by its variance"
+    inputs, target = layer.final_layer_norm(x).detach(), wanted - x
+    scale = wanted.var(0).rsqrt()
+    net = nn.Sequential(layer.fc1, nn.GELU(), layer.fc2)
+    optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1., .01, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (batch,))
+        loss = ((net(inputs[rows]) - target[rows])*scale).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+
+
 def lost(x, wanted):
-    "The share of the variance that is not met"
-    return ((x - wanted).square().sum()/(wanted - wanted.mean(0)).square().sum()).item()
+    "The share of the variance that is not met, a mean over channels"
+    return ((x - wanted).square().mean(0)/wanted.var(0)).mean().item()
 
 
-@torch.inference_mode()
-def prune(name, clips=CLIPS, threads=2, **changes):
+@torch.no_grad()
+def prune(name, clips=CLIPS, steps=2500, threads=2, **changes):
     "Write the part NAME of `base`, and print the share of variance that each layer loses"
     torch.set_num_threads(threads)
     config, base = settings(**changes), load_run(BASE).eval()
@@ -89,9 +106,11 @@ def prune(name, clips=CLIPS, threads=2, **changes):
         x = torch.cat([attended(layer, x)[0] for x in ours])
         wanted = torch.cat([x[0] for x in theirs])
         mine.fc1, mine.fc2 = fewer_neurons(layer, x, wanted, n)
+        fitted = lost(x + mine.fc2(F.gelu(mine.fc1(mine.final_layer_norm(x)))), wanted)
+        train_neurons(mine, x, wanted, steps)
         ours = [mine(x, b) for x, b in zip(ours, bias)]
-        rows.append(round(lost(torch.cat([x[0] for x in ours]), wanted), 4))
-        print(f'layer {len(rows)}: {rows[-1]}', flush=True)
+        rows.append([fitted, lost(torch.cat([x[0] for x in ours]), wanted)])
+        print(f'layer {len(rows)}: {rows[-1][0]:.3f} fitted, {rows[-1][1]:.3f} trained', flush=True)
     for old in (Path(config.workspace)/'crops').glob(f'*/{name}.*'):
         old.unlink()  # states of another pruning
     net.save_pretrained(PARTS/name)

@@ -137,7 +137,7 @@ def with_labels(folder, labels):
     return net
 
 
-def lowest_layers(labels, layers, neurons, step=2, channels=256, whole=None):
+def lowest_layers(labels, layers, neurons, step=2, channels=192, whole=None):
     "Convolutions and first layers of `base`, whose neurons `parts.prune` fits"
     whole = (whole or load_run(BASE)).encoder
     size = {k: getattr(whole.config, k) for k in ('d_model', 'encoder_attention_heads', 'num_mel_bins')}

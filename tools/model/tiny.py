@@ -31,6 +31,7 @@ from base import amounts, calibrated, CANDIDATES, compare_files, fit_offsets, sc
 from crops import (
     CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, stored_shards, StoredCrops, teach, throughput
 )
+from heads import AnswerGuide, join, StatesOfCrops, StateCollator, StoredStates
 from parts import prune, states
 from small_networks import network, NETWORKS, PARTS_OF_BASE, PRETRAINED_RATES
 from spoken_lang import training
@@ -87,7 +88,9 @@ class StoredBatches(Dataset):
         draws = self.order[places.clip(max=len(self.order) - 1)]
         clips = [self.crops[i] for i in draws]
         clips[0]['seed'] = int(rng.integers(2**31))
-        more = dict(teacher=torch.from_numpy(self.crops.answers[draws]), matched=self.matched[draws])
+        answers = dict(teacher=self.crops.answers[draws], all_answers=self.crops.all_answers[draws])
+        more = {k: torch.from_numpy(v).float() for k, v in answers.items()}
+        more['matched'] = self.matched[draws]
         if self.with_states:
             found = [torch.from_numpy(self.crops.states(i)).float() for i in draws]
             more |= dict(state_frames=torch.tensor([len(s) for s in found]),
@@ -95,20 +98,21 @@ class StoredBatches(Dataset):
         return self.collator(clips) | more
 
 
-def stored_sets(config, df, train, valid, mel, folder, states=False):
-    "Data sets, sampler and collators from the crops that `teach` stored"
-    crops = StoredCrops(stored_shards(folder, 'train'), train, config.labels)
+def stored_sets(config, df, train, valid, mel, folder, states=False, part=None):
+    "Data sets, sampler and collators from the crops that `teach` stored; of a part, from its states"
+    read = partial(StatesOfCrops, part=part) if part else StoredCrops
+    collators = [StateCollator(c) if part else CropCollator(mel, c) for c in (config.augment, False)]
+    crops = read(stored_shards(folder, 'train'), train, config.labels)
     train = train.assign(kind=train.get('kind', 'human'))
     weights = draw_weights(train, config.group_shares, config.vocoded_shares, config.source_shares)
     weights = weights[crops.clips]/np.bincount(crops.clips, minlength=len(train))[crops.clips]
     matched = train.kind.eq('resynth') | train.source.isin(config.matched_sources)
     steps = config.steps*config.accumulate
-    collator = CropCollator(mel, change=config.augment)
     matched = matched.values[crops.clips]
-    batches = StoredBatches(crops, weights, matched, collator, config, steps, states)
+    batches = StoredBatches(crops, weights, matched, collators[0], config, steps, states)
     return dict(train_dataset=batches, draws=range(steps), data_collator=first_item,
-                eval_dataset=StoredCrops(stored_shards(folder, 'valid'), valid, config.labels),
-                eval_collator=CropCollator(mel))
+                eval_dataset=read(stored_shards(folder, 'valid'), valid, config.labels),
+                eval_collator=collators[1])
 
 
 class StateGuide(TrainerCallback):
@@ -141,7 +145,7 @@ class StateGuide(TrainerCallback):
 
 
 def student_loss(config, share, temperature, guide=None):
-    "The teacher's answers, the labels, and the teacher's states where there is a guide"
+    "The teacher's answers, the labels, and what a guide adds where there is one"
     distil = distillation_loss(share=share, temperature=temperature)
     rows = [config.labels.index(l) for l in config.matched_labels]
 
@@ -153,24 +157,53 @@ def student_loss(config, share, temperature, guide=None):
     return loss
 
 
-def train(name=None, run=None, control=False, share=.8, temperature=2., states_weight=0.,
-          states_share=.4, folder=None, **changes):
-    "Train a network of `NETWORKS`, or resume a run; `control`: on labels alone"
-    if run: config = read_config(f'{run}/config.yml', **changes)
-    else:
-        rates = PRETRAINED_RATES if name in PARTS_OF_BASE else {}
-        config = settings(**rates | changes)
-        folder = (folder or name) + ('-control' if control else '')
-        config.workspace = f'{config.workspace}/runs/{folder}'
-        config.model = dict(encoder=name)
+def run_config(name, run, folder, **changes):
+    "The config of a run to resume, or of a new one in a folder"
+    if run: return read_config(f'{run}/config.yml', **changes)
+    rates = PRETRAINED_RATES if name in PARTS_OF_BASE else {}
+    config = settings(**rates | changes)
+    config.workspace = f'{config.workspace}/runs/{folder}'
+    config.model = dict(encoder=name)
+    return config
+
+
+def begun(config, begin=None):
+    "The network that training begins with: that of a run of `head`, or a new one"
     torch.manual_seed(config.seed)
-    net, guide = network(config.model['encoder'], config.labels), None
+    net = network(config.model['encoder'], config.labels)
+    if begin: net.load_state_dict(load_run(begin).state_dict())
+    return net
+
+
+def crops_of(config):
+    "The folder of the crops that a run is trained on"
+    return Path(config.workspace).parents[1]/'crops'
+
+
+def train(name=None, run=None, control=False, share=.8, temperature=2., states_weight=0.,
+          states_share=.4, folder=None, begin=None, **changes):
+    "Train a network of `NETWORKS`, or resume a run; `control`: on labels alone"
+    folder = (folder or name or '') + ('-control' if control else '')
+    config = run_config(name, run, folder, **changes)
+    net, guide = begun(config, begin), None
     if states_weight and not control:
         guide = StateGuide(net, states_weight, states_share*config.steps)
     loss = student_loss(config, 0. if control else share, temperature, guide)
-    stored = Path(config.workspace).parents[1]/'crops'
-    prepare = partial(stored_sets, folder=stored, states=guide is not None)
+    prepare = partial(stored_sets, folder=crops_of(config), states=guide is not None)
     return str(training.train(config, run, net, [guide] if guide else [], loss, prepare))
+
+
+def head(name=None, run=None, share=.8, temperature=2., answers_weight=.5, **changes):
+    "Train the head of a part of `base` on its stored states, or resume a run; write the whole network"
+    config = run_config(name, run, f'{name}-head', **changes)
+    net, part = begun(config), config.model['encoder']
+    net.encoder = StoredStates()
+    guide = AnswerGuide(net, answers_weight, temperature)
+    loss = student_loss(config, share, temperature, guide)
+    prepare = partial(stored_sets, folder=crops_of(config), part=part)
+    run = training.train(config, run, net, [guide], loss, prepare)
+    join(begun(config), run)
+    return str(run)
 
 
 def run_of(folder):
@@ -329,5 +362,5 @@ def ship(run, n=600, looked_at=84):
 
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
-    fire.Fire(dict(teach=teach, throughput=throughput, prune=prune, states=states, train=train,
+    fire.Fire(dict(teach=teach, throughput=throughput, prune=prune, states=states, head=head, train=train,
                    cost=cost, check=check, compare=compare, export=export, ship=ship))
