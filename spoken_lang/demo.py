@@ -22,7 +22,7 @@ from spoken_lang.uploads import (
     check_limits, flag_recording, load_sound, MAX_MEGABYTES, MAX_MINUTES, OTHER_ANSWERS, VIDEO_TYPES,
     WatchedFile
 )
-from .inference import LanguageClassifier
+from .inference import LanguageClassifier, SHIPPED
 
 # %% ../nbs/40_demo.ipynb #080007
 MIN_SHARE, MIN_SPOKEN = .1, 1.5*WINDOW  # of the speech, and seconds: less of a language is not named
@@ -133,14 +133,14 @@ def submit_flag(
 
 # %% ../nbs/40_demo.ipynb #080026
 def open_models(
-    models,  # a model or a list: classifiers, ONNX files, folders of runs; None is `base`
+    models=None,  # a model or a list: classifiers, ONNX files, folders of runs; None: `base` and `tiny`
 ) -> dict:  # {name: `LanguageClassifier`}
     "Open one model or several"
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     opened = {}
-    for m in models or [None]:
+    for m in SHIPPED if models in ([], [None]) else models:
         is_open = isinstance(m, LanguageClassifier)
-        name = 'shipped' if m is None or is_open and len(models) == 1 else str(m)
+        name = 'shipped' if is_open and len(models) == 1 else str(m or SHIPPED[0])
         opened[name] = m if is_open else LanguageClassifier.from_pretrained(m)
     return opened
 

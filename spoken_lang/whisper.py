@@ -10,7 +10,9 @@ __all__ = ['START_TOKEN', 'key_bias', 'MaskedWhisperEncoder', 'one_query_attenti
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.models.whisper.modeling_whisper import WhisperDecoderLayer, WhisperEncoder
+from transformers.models.whisper.modeling_whisper import (
+    sinusoids, WhisperDecoderLayer, WhisperEncoder
+)
 from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPER_NAMES
 
 # %% ../nbs/20b_whisper.ipynb #20b00001
@@ -27,6 +29,8 @@ class MaskedWhisperEncoder(WhisperEncoder):
         super().__init__(config)
         self.stride = 2*getattr(config, 'frame_step', 1)
         self.conv2.stride = self.stride,
+        places = self.embed_positions.weight  # random until a checkpoint is loaded
+        with torch.no_grad(): places.copy_(sinusoids(*places.shape))
 
     def forward(self,
         features,  # (batch, frames, bins)

@@ -373,7 +373,8 @@ def page(images=None, site='_docs', out='nbs/results/browser.json'):
                 v.screenshot(path=f'{images}/try-{size}{"-dark" if dark else ""}.png')
     found = dict(widest_gap=widest, base_gap=round(gap, 6), first_s=round(times[0], 2),
                  later_s=round(float(later), 3), onnxruntime_web=ORT_WEB)
-    made = about('python tools/checks/browser.py page IMAGES', model='spoken_lang/models/tiny.onnx', n=len(gaps['.flac']), threads=1)
+    made = about('python tools/checks/browser.py page IMAGES', model='spoken_lang/models/tiny.onnx',
+                 n=len(gaps['.flac']), threads=1)
     if images: save_results(out, made, **found)
 
 

@@ -101,7 +101,8 @@ class StoredBatches(Dataset):
 def stored_sets(config, df, train, valid, mel, folder, states=False, part=None):
     "Data sets, sampler and collators from the crops that `teach` stored; of a part, from its states"
     read = partial(StatesOfCrops, part=part) if part else StoredCrops
-    collators = [StateCollator(c) if part else CropCollator(mel, c) for c in (config.augment, False)]
+    collate = StateCollator if part else partial(CropCollator, mel)
+    collators = [collate(change) for change in (config.augment, False)]
     crops = read(stored_shards(folder, 'train'), train, config.labels)
     train = train.assign(kind=train.get('kind', 'human'))
     weights = draw_weights(train, config.group_shares, config.vocoded_shares, config.source_shares)
@@ -120,7 +121,7 @@ class StateGuide(TrainerCallback):
     def __init__(self, net, weight, steps):
         self.weight, self.steps = weight, steps
         self.step = 0
-        net.guide = torch.nn.Linear(net.config.hidden_size, STATE_DIMENSIONS)
+        net.guide = torch.nn.Linear(net.conv.in_channels, STATE_DIMENSIONS)
         net.encoder.register_forward_hook(self.keep)
 
     def keep(self, module, inputs, output): self.frames, self.mask = output
