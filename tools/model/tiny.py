@@ -4,7 +4,8 @@ augmented once.
     1. python tools/model/base.py revoice ../shared/tools/revoice, and steps 2 and 4 there, where wanted
     2. python tools/model/tiny.py teach [--copies 4] [--states 2]
     3. python tools/model/tiny.py prune NAME for each part of `base`, and compare
-    4. python tools/model/tiny.py train NAME [--states_weight 1] [--steps N ...]
+    4. python tools/model/tiny.py train NAME [--states_weight 1] [--steps N ...]; for a part of `base` first
+       states NAME and head NAME, then train NAME --begin RUN
     5. python tools/model/tiny.py train NAME --control [--steps N ...]
     6. python tools/model/tiny.py export RUN
     7. python tools/model/tiny.py ship RUN
@@ -15,7 +16,8 @@ encoder for the first N copies.
 3 trains the networks of small_networks.py, and writes nbs/results/tiny/networks.json; `cost` and `check`
 measure a step of each, and whether it can be exported and ignores padding. The parts of `base` are made
 from the crops by `prune` (see parts.py), after `python tools/model/base.py restore workspace/base/run`.
-4 trains one of them; it prints the folder of the run. The same command with `--run RUN` resumes it. The
+4 trains one of them; it prints the folder of the run. The same command with `--run RUN` resumes it. `head`
+trains the head of a part alone, on states that are computed once; `--begin` continues from there. The
 checkpoint with the lowest NLL on held-out sources is kept, a mean over languages and sources.
 5 trains as long on the labels alone. 6 fits offsets, temperature and threshold on validation clips,
 and writes RUN/model.onnx. 7 takes the smallest of some file formats that keeps the labels, and writes
@@ -26,7 +28,7 @@ All read nbs/results/tiny/distilled.yml, of which any key can be set by `--key v
 import json, shutil, sys, time
 from functools import partial
 from pathlib import Path
-import fire, numpy as np, pandas as pd, torch
+import fire, numpy as np, onnx, pandas as pd, torch
 from base import amounts, calibrated, CANDIDATES, compare_files, fit_offsets, scores, validation_clips
 from crops import (
     CONFIG, settings, STATE_DIMENSIONS, STATE_RATE, stored_shards, StoredCrops, teach, throughput
@@ -45,6 +47,7 @@ from spoken_lang.inference import LanguageClassifier
 from spoken_lang.onnx_export import export_graph, export_run, load_run, logits_function, verify_onnx
 from spoken_lang.quantization import quantize
 from spoken_lang.results import about, save_results
+from spoken_lang.tables import compute_tables
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
@@ -324,8 +327,17 @@ def export(run):
     return str(export_run(run, CANDIDATES, license='CC BY-NC 4.0')), found
 
 
-FORMATS = 'static-conv', 'static-channels', 'float16'  # tried in this order; the float file is too large
+FORMATS = 'static-conv', 'static-unsigned', 'float16'  # tried in this order
 AGREEMENT, LOSS = .99, .005  # of labels at least, of macro F1 at most
+MOST_BYTES = 6e6
+
+
+def without_tables(path):
+    "The file, with tables as formulas"
+    graph = onnx.load(path)
+    compute_tables(graph)
+    onnx.save(graph, path)
+    return path
 
 
 def compare_formats(run, wavs, truth, scales):
@@ -335,7 +347,7 @@ def compare_formats(run, wavs, truth, scales):
         return macro_metrics(np.stack([clf.logits(w) for w in wavs]), truth)['f1']
     exact, found = f1(run/'model.onnx'), {}
     for method in FORMATS:
-        path = quantize(run/'model.onnx', run/f'{method}.onnx', method, scales)
+        path = without_tables(quantize(run/'model.onnx', run/f'{method}.onnx', method, scales))
         found[method] = compare_files(run/'model.onnx', path, wavs, truth)
         found[method]['f1'] = [round(exact, 4), round(f1(path), 4)]
     return found
@@ -350,7 +362,8 @@ def ship(run, n=600, looked_at=84):
     scales = [wavs[i] for i in chosen[n:n + looked_at]]
     found = compare_formats(run, [wavs[i] for i in chosen[:n]], truth[chosen[:n]], scales)
     def keeps(v):
-        return v['agreement'] >= AGREEMENT and v['f1'][0] - v['f1'][1] <= LOSS
+        small = v['bytes'][1] <= MOST_BYTES
+        return small and v['agreement'] >= AGREEMENT and v['f1'][0] - v['f1'][1] <= LOSS
     good = [name for name, v in found.items() if keeps(v)]
     if not good: return f'no format keeps the labels: {found}'
     shutil.copy(run/f'{good[0]}.onnx', SHIPPED)
