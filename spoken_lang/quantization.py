@@ -77,8 +77,9 @@ def _static(source, target, wavs, keep_front_end=True, even=False, **kwargs):
 def _dynamic(source, target, wavs, **kwargs):
     quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8, **kwargs)
 
-def _few_bits(source, target, wavs, bits):
-    quantizer = MatMulNBitsQuantizer(onnx.load(source), bits=bits, block_size=32, is_symmetric=True)
+def _few_bits(source, target, wavs, bits, block=32):
+    source_graph, even = onnx.load(source), dict(block_size=block, is_symmetric=True)
+    quantizer = MatMulNBitsQuantizer(source_graph, bits=bits, **even)
     graph = quantizer.model
     graph.replace_gemm_with_matmul()
     weights = [graph.get_initializer(n.input[1]) for n in graph.nodes() if n.op_type == 'MatMul']
@@ -123,6 +124,14 @@ def _smooth(source, target, wavs):
         onnx.save(smoothed, ready)
         _static(ready, target, wavs, **_PRODUCTS)
 
+# %% ../nbs/31_quantization.ipynb #31e00002
+def _small(source, target, wavs):
+    "Products with weights of four bits, convolutions in int8"
+    with tempfile.TemporaryDirectory() as folder:
+        products = f'{folder}/products.onnx'
+        _few_bits(source, products, wavs, bits=4, block=64)
+        _static(products, target, wavs, op_types_to_quantize=['Conv'])
+
 # %% ../nbs/31_quantization.ipynb #070023
 _CONVOLUTIONS = dict(op_types_to_quantize=['Conv', 'MatMul', 'Gemm'])
 _UNSIGNED = dict(  # VNNI needs unsigned activations; attention, a product of two activations, stays float
@@ -141,7 +150,8 @@ METHODS = {  # name: function that is called
     'static-7bit': partial(_static, per_channel=True, reduce_range=True),
     'static-entropy': partial(_static, even=True, calibrate_method=CalibrationMethod.Entropy),
     'static-percentile': partial(_static, even=True, calibrate_method=CalibrationMethod.Percentile),
-    'weights8': partial(_few_bits, bits=8), 'weights4': partial(_few_bits, bits=4), 'float16': _float16}
+    'weights8': partial(_few_bits, bits=8), 'weights4': partial(_few_bits, bits=4),
+    'weights4-conv': _small, 'float16': _float16}
 
 # %% ../nbs/31_quantization.ipynb #5a3fb401
 def quantize(

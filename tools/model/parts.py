@@ -2,7 +2,8 @@
 
 `tiny.py` says how they are used. `prune NAME` keeps, of each feed-forward part, the neurons that change its
 output most, fits the second matrix by least squares to what the whole layers of `base` give for the same
-crops, and trains both matrices for it. `states NAME` stores the output of a pruned part for every crop.
+crops, and trains both matrices for it. Weights of layers are rounded to four bits on the way, as in the file
+that ships: what follows learns with their errors. `states NAME` stores the output of a part for every crop.
 """
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 
 RIDGE = 1e-4  # of the mean square of a neuron
-CLIPS = 2000  # that the matrices are fitted on
+CLIPS = 1200  # that the matrices are fitted on
+BITS, BLOCK = 4, 64  # of the weights of layers; weights with one scale
 
 
 def some_crops(folder, n, seed=0):
@@ -50,6 +52,17 @@ def attended(layer, x):
     "A layer without its feed-forward part, for one clip without padding"
     bias = key_bias(torch.ones(1, 1, x.shape[1]))
     return x + layer.self_attn(layer.self_attn_layer_norm(x), attention_mask=bias)[0]
+
+
+def round_weights(module):
+    "Round the weights of linear layers as onnxruntime's `MatMulNBits` holds them, a scale for each block"
+    low = -2**(BITS - 1)
+    for linear in module.modules():
+        if not isinstance(linear, nn.Linear): continue
+        w = linear.weight.data.unflatten(1, (-1, BLOCK))
+        scale = w.gather(2, w.abs().argmax(2, keepdim=True))/low
+        codes = (w/scale).nan_to_num().round().clamp(low, -low - 1)
+        linear.weight.data = (codes*scale).flatten(1)
 
 
 def fewer_neurons(layer, x, wanted, n):
@@ -91,7 +104,7 @@ def lost(x, wanted):
 
 
 @torch.no_grad()
-def prune(name, clips=CLIPS, steps=2500, threads=2, **changes):
+def prune(name, clips=CLIPS, steps=800, threads=2, **changes):
     "Write the part NAME of `base`, and print the share of variance that each layer loses"
     torch.set_num_threads(threads)
     config, base = settings(**changes), load_run(BASE).eval()
@@ -100,14 +113,16 @@ def prune(name, clips=CLIPS, steps=2500, threads=2, **changes):
     waves = some_crops(Path(config.workspace)/'crops', clips)
     theirs = [first_frames(net.encoder, log_mel, wav) for wav in waves]
     ours, rows = theirs, []
+    bias = [key_bias(torch.ones(1, 1, x.shape[1])) for x in theirs]
     for layer, mine in zip(base.encoder.layers, net.encoder.layers):
-        bias = [key_bias(torch.ones(1, 1, x.shape[1])) for x in theirs]
         theirs = [layer(x, b) for x, b in zip(theirs, bias)]
-        x = torch.cat([attended(layer, x)[0] for x in ours])
+        round_weights(mine)
+        x = torch.cat([attended(mine, x)[0] for x in ours])
         wanted = torch.cat([x[0] for x in theirs])
         mine.fc1, mine.fc2 = fewer_neurons(layer, x, wanted, n)
         fitted = lost(x + mine.fc2(F.gelu(mine.fc1(mine.final_layer_norm(x)))), wanted)
         train_neurons(mine, x, wanted, steps)
+        round_weights(mine)
         ours = [mine(x, b) for x, b in zip(ours, bias)]
         rows.append([fitted, lost(torch.cat([x[0] for x in ours]), wanted)])
         print(f'layer {len(rows)}: {rows[-1][0]:.3f} fitted, {rows[-1][1]:.3f} trained', flush=True)

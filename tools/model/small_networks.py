@@ -160,7 +160,7 @@ NETWORKS = {  # name: settings of the network, and the class of its encoder wher
     'conformer': (dict(hidden_size=144), ConformerEncoder),
     'short-whisper': (dict(hidden_size=256), short_whisper)}
 PARTS_OF_BASE = {  # as in `lowest_layers`
-    'lowest-2': dict(layers=2, neurons=1024), 'lowest-3': dict(layers=3, neurons=448)}
+    'lowest-2': dict(layers=2, neurons=2048), 'lowest-3': dict(layers=3, neurons=1536)}
 PRETRAINED_RATES = dict(learning_rate=1e-3, encoder_learning_rate=3e-4)  # for parts of `base`
 
 

@@ -327,7 +327,7 @@ def export(run):
     return str(export_run(run, CANDIDATES, license='CC BY-NC 4.0')), found
 
 
-FORMATS = 'static-conv', 'static-unsigned', 'float16'  # tried in this order
+FORMATS = 'static-conv', 'weights4-conv', 'float16'  # tried in this order
 AGREEMENT, LOSS = .99, .005  # of labels at least, of macro F1 at most
 MOST_BYTES = 6e6
 
