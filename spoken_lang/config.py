@@ -60,7 +60,7 @@ class TrainConfig(LearningConfig):
     matched_labels: list = field(default_factory=list)  # see `mask_unmatched`
     matched_sources: list = field(default_factory=list)  # sources with one channel for all labels
     valid_clips: int = 0  # on the fly, held-out clips of each language and source; 0 is all
-    size: str = 'tiny'  # `tiny`, `s2t-medium` or `whisper-base`
+    size: str = 'tdnn'  # `tdnn`, `s2t-medium` or `whisper-base`
     model: dict = field(default_factory=dict)  # changes to the size's `SpokenLanguageConfig`
     pretrained_encoder_path: str = None  # a Speech2Text or Whisper: a name on the hub, or a folder
     augment: bool = True  # add reverberation, codecs and noise to the training clips
@@ -98,7 +98,7 @@ def check_type(
 
 # %% ../nbs/23_config.ipynb #23c00007
 CHOICES = dict(split_by=('speaker', 'source', 'recording'),
-               size=('tiny', 's2t-medium', 'whisper-base'),
+               size=('tdnn', 's2t-medium', 'whisper-base'),
                metric=('nll', 'loss', 'f1', 'iou', 'precision', 'recall'))
 RANGES = dict.fromkeys((
     'learning_rate', 'encoder_learning_rate', 'mixup', 'epochs', 'freeze_epochs', 'weight_decay',
@@ -110,8 +110,8 @@ RANGES |= dict.fromkeys(('valid', 'warmup', 'label_smoothing', 'adam_beta2', 'lo
 # %% ../nbs/23_config.ipynb #23c00009
 def check_value(key, value):
     "`ValueError` for a value that is none of the choices, or out of range"
-    if (key, value) == ('size', 'starter'):
-        raise ValueError('config: size: starter is called tiny now. Write size: tiny.')
+    if key == 'size' and value in ('starter', 'tiny'):
+        raise ValueError(f'config: size: {value} is called tdnn now. Write size: tdnn.')
     if key in CHOICES and value not in CHOICES[key]:
         hint = f'{value!r}. {suggest(value, CHOICES[key])}'.rstrip()
         raise ValueError(f'config: {key} must be one of {", ".join(CHOICES[key])}, not {hint}')
@@ -147,12 +147,12 @@ def check_combinations(
         if not (numbers and 0 < crop[0] <= crop[1]):
             raise ValueError('config: crop_seconds must be [shortest, longest] in seconds, '
                              f'or [] for whole clips, not {crop!r}.')
-    if config.pretrained_encoder_path and config.size == 'tiny':
+    if config.pretrained_encoder_path and config.size == 'tdnn':
         raise ValueError('config: pretrained_encoder_path needs size: s2t-medium or whisper-base; '
-                         'the tiny model has no such encoder.')
-    if config.gradient_checkpointing and config.size == 'tiny':
+                         'a tdnn has no such encoder.')
+    if config.gradient_checkpointing and config.size == 'tdnn':
         raise ValueError('config: gradient_checkpointing needs size: s2t-medium; '
-                         'the tiny model has nothing to save by it.')
+                         'a tdnn has nothing to save by it.')
     if not config.on_the_fly: return
     if config.epochs or config.freeze_epochs or config.mixup or not crop:
         raise ValueError('config: on_the_fly needs steps and crop_seconds, '

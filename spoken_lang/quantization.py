@@ -77,13 +77,14 @@ def _static(source, target, wavs, keep_front_end=True, even=False, **kwargs):
 def _dynamic(source, target, wavs, **kwargs):
     quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8, **kwargs)
 
-def _few_bits(source, target, wavs, bits, block=32):
+def _few_bits(source, target, wavs, bits, block=32, least=0):
     source_graph, even = onnx.load(source), dict(block_size=block, is_symmetric=True)
     quantizer = MatMulNBitsQuantizer(source_graph, bits=bits, **even)
     graph = quantizer.model
     graph.replace_gemm_with_matmul()
-    weights = [graph.get_initializer(n.input[1]) for n in graph.nodes() if n.op_type == 'MatMul']
-    if not any(weights):
+    weights = {n.name: graph.get_initializer(n.input[1]) for n in graph.nodes() if n.op_type == 'MatMul'}
+    quantizer.nodes_to_exclude = [name for name, w in weights.items() if w and np.prod(w.dims) < least]
+    if not any(weights.values()):
         raise ValueError(f'{source}: has no product with constant weights, MatMul or Gemm, '
                          f'that weights{bits} could store in {bits} bits. Take another method.')
     quantizer.process()
@@ -125,12 +126,27 @@ def _smooth(source, target, wavs):
         _static(ready, target, wavs, **_PRODUCTS)
 
 # %% ../nbs/31_quantization.ipynb #31e00002
+def _eight_bits(graph, node):
+    "Store a convolution's weights as bytes; onnxruntime makes them float when it loads the file"
+    w = next(w for w in graph.graph.initializer if w.name == node.input[1])
+    array = numpy_helper.to_array(w)
+    scale = np.abs(array).max(tuple(range(1, array.ndim)), keepdims=True).clip(1e-9)/127
+    codes, exact, name = (array/scale).round().astype('int8'), f'{w.name}.exact', w.name
+    graph.graph.initializer.remove(w)
+    graph.graph.initializer.append(numpy_helper.from_array(codes, f'{name}.codes'))
+    graph.graph.initializer.append(numpy_helper.from_array(scale, f'{name}.scale'))
+    cast = onnx.helper.make_node('Cast', [f'{name}.codes'], [exact], to=onnx.TensorProto.FLOAT)
+    graph.graph.node.insert(0, onnx.helper.make_node('Mul', [exact, f'{name}.scale'], [name]))
+    graph.graph.node.insert(0, cast)
+
 def _small(source, target, wavs):
-    "Products with weights of four bits, convolutions in int8"
-    with tempfile.TemporaryDirectory() as folder:
-        products = f'{folder}/products.onnx'
-        _few_bits(source, products, wavs, bits=4, block=64)
-        _static(products, target, wavs, op_types_to_quantize=['Conv'])
+    "Products with weights of four bits, convolutions with weights of eight"
+    _few_bits(source, target, wavs, bits=4, block=64, least=2**16)
+    graph = onnx.load(target)
+    front_end = front_end_nodes(graph)
+    for node in [n for n in graph.graph.node if n.op_type == 'Conv' and n.name not in front_end]:
+        _eight_bits(graph, node)
+    onnx.save(graph, target)
 
 # %% ../nbs/31_quantization.ipynb #070023
 _CONVOLUTIONS = dict(op_types_to_quantize=['Conv', 'MatMul', 'Gemm'])

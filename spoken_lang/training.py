@@ -45,7 +45,7 @@ def build_model(
     encoder = config.pretrained_encoder_path
     if encoder:
         return SpokenLanguageClassifier.from_encoder(encoder, **settings)
-    sizes = {'tiny': SpokenLanguageConfig, 's2t-medium': s2t_medium_config,
+    sizes = {'tdnn': SpokenLanguageConfig, 's2t-medium': s2t_medium_config,
              'whisper-base': whisper_base_config}
     return SpokenLanguageClassifier(sizes[config.size](**settings))
 

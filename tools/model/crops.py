@@ -24,7 +24,7 @@ from spoken_lang.splits import clip_ids, write_split
 from spoken_lang.training_sets import read_split
 from torch.utils.data import Dataset
 
-CONFIG, TEACHER = 'nbs/results/tiny/distilled.yml', 'spoken_lang/models/base.onnx'
+CONFIG, TEACHER = 'nbs/results/tiny/config.yml', 'spoken_lang/models/base.onnx'
 CROPS = 200  # in a shard, about
 STATE_DIMENSIONS, STATE_RATE = 128, 25  # of the teacher's states that are kept; a second
 

@@ -23,7 +23,7 @@ checkpoint with the lowest NLL on held-out sources is kept, a mean over language
 and writes RUN/model.onnx. 7 takes the smallest of some file formats that keeps the labels, and writes
 spoken_lang/models/tiny.onnx. `throughput` measures the teacher.
 
-All read nbs/results/tiny/distilled.yml, of which any key can be set by `--key value`.
+All read nbs/results/tiny/config.yml, of which any key can be set by `--key value`.
 """
 import json, shutil, sys, time
 from functools import partial
@@ -197,9 +197,9 @@ def train(name=None, run=None, control=False, share=.8, temperature=2., states_w
     return str(training.train(config, run, net, [guide] if guide else [], loss, prepare))
 
 
-def head(name=None, run=None, share=.8, temperature=2., answers_weight=.5, **changes):
+def head(name=None, run=None, share=.8, temperature=2., answers_weight=.5, folder=None, **changes):
     "Train the head of a part of `base` on its stored states, or resume a run; write the whole network"
-    config = run_config(name, run, f'{name}-head', **changes)
+    config = run_config(name, run, folder or f'{name}-head', **changes)
     net, part = begun(config), config.model['encoder']
     net.encoder = StoredStates()
     guide = AnswerGuide(net, answers_weight, temperature)
@@ -281,18 +281,22 @@ def check(*names, **changes):
 
 
 def compare(*names, steps=1500, **changes):
-    "Train networks on the same crops, write the table; what was begun is resumed, what is finished is kept"
+    """Train networks on the same crops, and of parts of `base` the head alone; write the table.
+
+    What was begun is resumed, what is finished is kept.
+    """
     found, config = [], settings(steps=steps, **changes)
     for name in names or [*NETWORKS, *PARTS_OF_BASE]:
         folder = f'compare-{name}'
         run, finished = run_of(f'{config.workspace}/runs/{folder}')
         if not finished:
-            run = Path(train(name, run, folder=folder, steps=steps, **changes))
+            teach_it = head if name in PARTS_OF_BASE else train
+            run = Path(teach_it(name, run, folder=folder, steps=steps, **changes))
         metrics = json.loads((run/'metrics.json').read_text())
         net = network(name, config.labels)
         row = dict(name=name, parameters=sum(p.numel() for p in net.parameters()))
         row |= {k: round(metrics[f'valid_{k}'], 4) for k in ('nll', 'f1')}
-        found.append(row | dict(step_cpu_seconds=step_times(name, config.labels, 1)[1]))
+        found.append(row)
         print(found[-1], flush=True)
     made = about('python tools/model/tiny.py compare', seed=config.seed, threads=config.threads)
     save_results(f'{RESULTS}/networks.json', made, steps=steps, networks=found)
