@@ -38,7 +38,7 @@ from spoken_lang.batches import collate
 from spoken_lang.benchmark import time_in_turns
 from spoken_lang.config import read_config
 from spoken_lang.core import SAMPLE_RATE
-from spoken_lang.evaluation import fit_temperature
+from spoken_lang.evaluation import fit_temperature, macro_metrics
 from spoken_lang.finetuning import at_most, average_weights
 from spoken_lang.inference import LanguageClassifier
 from spoken_lang.manifest import read_clips
@@ -349,6 +349,7 @@ def compare_files(exact, shipped, wavs, labels, rounds=20):
     answers = p.argmax(1), q.argmax(1)
     return dict(agreement=round(float((answers[0] == answers[1]).mean()), 4),
                 right=[int((a == labels).sum()) for a in answers],
+                f1=[round(macro_metrics(x, labels)['f1'], 4) for x in (p, q)],
                 moved=round(float(np.abs(np.exp(p) - np.exp(q)).max()), 4), times=times,
                 ratio=round(1/times['int8']['speedup'], 3),
                 bytes=[Path(path).stat().st_size for path in (exact, shipped)])

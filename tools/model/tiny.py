@@ -4,9 +4,8 @@ augmented once.
     1. python tools/model/base.py revoice ../shared/tools/revoice, and steps 2 and 4 there, where wanted
     2. python tools/model/tiny.py teach [--copies 4] [--states 2]
     3. python tools/model/tiny.py prune NAME for each part of `base`, and compare
-    4. python tools/model/tiny.py train NAME [--states_weight 1] [--steps N ...]; for a part of `base` first
-       states NAME and head NAME, then train NAME --begin RUN
-    5. python tools/model/tiny.py train NAME --control [--steps N ...]
+    4. python tools/model/tiny.py states NAME and head NAME for a part of `base`, train NAME for another
+    5. the last of these with --control
     6. python tools/model/tiny.py export RUN
     7. python tools/model/tiny.py ship RUN
 
@@ -16,9 +15,10 @@ encoder for the first N copies.
 3 trains the networks of small_networks.py, and writes nbs/results/tiny/networks.json; `cost` and `check`
 measure a step of each, and whether it can be exported and ignores padding. The parts of `base` are made
 from the crops by `prune` (see parts.py), after `python tools/model/base.py restore workspace/base/run`.
-4 trains one of them; it prints the folder of the run. The same command with `--run RUN` resumes it. `head`
-trains the head of a part alone, on states that are computed once; `--begin` continues from there. The
-checkpoint with the lowest NLL on held-out sources is kept, a mean over languages and sources.
+4 prints the folder of the run. The same command with `--run RUN` resumes it, and `--steps N` sets its length.
+`head` trains the head of a part alone, on states that are computed once; `train NAME --begin RUN` would
+train the layers under it, too. The checkpoint with the lowest NLL on held-out sources is kept, a mean over
+languages and sources. The package has `head lowest-3 --steps 1500`: 10,000 steps ended no lower.
 5 trains as long on the labels alone. 6 fits offsets, temperature and threshold on validation clips,
 and writes RUN/model.onnx. 7 takes the smallest of some file formats that keeps the labels, and writes
 spoken_lang/models/tiny.onnx. `throughput` measures the teacher.
@@ -41,9 +41,7 @@ from spoken_lang.augmentation import spec_augment, warp_bands
 from spoken_lang.callbacks import distillation_loss
 from spoken_lang.config import read_config
 from spoken_lang.core import MIN_SECONDS, SAMPLE_RATE, trim_silence
-from spoken_lang.evaluation import macro_metrics
 from spoken_lang.finetuning import draw_weights, first_item, mask_unmatched, WaveCollator
-from spoken_lang.inference import LanguageClassifier
 from spoken_lang.onnx_export import export_graph, export_run, load_run, logits_function, verify_onnx
 from spoken_lang.quantization import quantize
 from spoken_lang.results import about, save_results
@@ -197,15 +195,17 @@ def train(name=None, run=None, control=False, share=.8, temperature=2., states_w
     return str(training.train(config, run, net, [guide] if guide else [], loss, prepare))
 
 
-def head(name=None, run=None, share=.8, temperature=2., answers_weight=.5, folder=None, **changes):
-    "Train the head of a part of `base` on its stored states, or resume a run; write the whole network"
-    config = run_config(name, run, folder or f'{name}-head', **changes)
+def head(name=None, run=None, control=False, share=.8, temperature=2., answers_weight=.5, folder=None,
+         **changes):
+    "Train the head of a part of `base` on its states, or resume a run; write the whole network"
+    folder = (folder or f'{name}-head') + ('-control' if control else '')
+    config = run_config(name, run, folder, **changes)
     net, part = begun(config), config.model['encoder']
     net.encoder = StoredStates()
-    guide = AnswerGuide(net, answers_weight, temperature)
-    loss = student_loss(config, share, temperature, guide)
+    guide = None if control else AnswerGuide(net, answers_weight, temperature)
+    loss = student_loss(config, 0. if control else share, temperature, guide)
     prepare = partial(stored_sets, folder=crops_of(config), part=part)
-    run = training.train(config, run, net, [guide], loss, prepare)
+    run = training.train(config, run, net, [guide] if guide else [], loss, prepare)
     join(begun(config), run)
     return str(run)
 
@@ -311,6 +311,13 @@ def loud_clips(run):
     return [w for w, kept in zip(wavs, long) if kept], table[long].reset_index(drop=True)
 
 
+def none_offset(logits, table, labels, lost=.002):
+    "What is added to the row of no speech: so much that few clips of speech are called so"
+    row, speech = labels.index('none'), logits[(table.language != 'none').values]
+    ahead = speech[:, row] - np.logaddexp.reduce(np.delete(speech, row, 1), axis=1)
+    return max(0., -np.quantile(ahead, 1 - lost))
+
+
 def export(run):
     "Add offsets to the rows, fit temperature and threshold, write RUN/model.onnx and the figures"
     run, net = Path(run), load_run(run)
@@ -318,6 +325,7 @@ def export(run):
     rows = logits_function(net)
     logits = np.stack([rows(w) for w in wavs])
     offsets = fit_offsets(logits, table, config.labels)
+    offsets[config.labels.index('none')] = none_offset(logits + offsets, table, config.labels)
     net.head.bias.data += torch.from_numpy(offsets)
     net.save_pretrained(run/'model')
     logits, whole = logits + offsets, (table.cut == 'whole').values
@@ -346,14 +354,10 @@ def without_tables(path):
 
 def compare_formats(run, wavs, truth, scales):
     "Write RUN/FORMAT.onnx for each format; {format: agreement, macro F1, bytes, times}"
-    def f1(path):
-        clf = LanguageClassifier(path)
-        return macro_metrics(np.stack([clf.logits(w) for w in wavs]), truth)['f1']
-    exact, found = f1(run/'model.onnx'), {}
+    found = {}
     for method in FORMATS:
         path = without_tables(quantize(run/'model.onnx', run/f'{method}.onnx', method, scales))
         found[method] = compare_files(run/'model.onnx', path, wavs, truth)
-        found[method]['f1'] = [round(exact, 4), round(f1(path), 4)]
     return found
 
 
