@@ -128,10 +128,11 @@ def _smooth(source, target, wavs):
 # %% ../nbs/31_quantization.ipynb #31e00002
 def _eight_bits(graph, node):
     "Store a convolution's weights as bytes; onnxruntime makes them float when it loads the file"
-    w = next(w for w in graph.graph.initializer if w.name == node.input[1])
-    array = numpy_helper.to_array(w)
+    name = node.input[1]
+    w = next(w for w in graph.graph.initializer if w.name == name)
+    array, exact = numpy_helper.to_array(w), f'{name}.exact'
     scale = np.abs(array).max(tuple(range(1, array.ndim)), keepdims=True).clip(1e-9)/127
-    codes, exact, name = (array/scale).round().astype('int8'), f'{w.name}.exact', w.name
+    codes = (array/scale).round().astype('int8')
     graph.graph.initializer.remove(w)
     graph.graph.initializer.append(numpy_helper.from_array(codes, f'{name}.codes'))
     graph.graph.initializer.append(numpy_helper.from_array(scale, f'{name}.scale'))
