@@ -359,7 +359,7 @@ def page(images=None, site='_docs', out='nbs/results/browser.json'):
             use_unusual(v, files)
             go_offline(v, files)
             check(f'the first answer took {times[0]:.2f} s, a later one {later:.3f} s',
-                  times[0] < 3 and later < .3)
+                  times[0] < 8 and later < 1)
         with visit(b, f'{url}try_it.html') as v:
             for seconds in (5, 0):
                 v.locator('#sl-record').click()
