@@ -126,27 +126,28 @@ def _smooth(source, target, wavs):
         _static(ready, target, wavs, **_PRODUCTS)
 
 # %% ../nbs/31_quantization.ipynb #31e00002
-def _eight_bits(graph, node):
+def _eight_bits(graph, w):
     "Store a convolution's weights as bytes; onnxruntime makes them float when it loads the file"
-    name = node.input[1]
-    w = next(w for w in graph.graph.initializer if w.name == name)
-    array, exact = numpy_helper.to_array(w), f'{name}.exact'
+    array, name = numpy_helper.to_array(w), w.name
     scale = np.abs(array).max(tuple(range(1, array.ndim)), keepdims=True).clip(1e-9)/127
     codes = (array/scale).round().astype('int8')
     graph.graph.initializer.remove(w)
     graph.graph.initializer.append(numpy_helper.from_array(codes, f'{name}.codes'))
     graph.graph.initializer.append(numpy_helper.from_array(scale, f'{name}.scale'))
-    cast = onnx.helper.make_node('Cast', [f'{name}.codes'], [exact], to=onnx.TensorProto.FLOAT)
-    graph.graph.node.insert(0, onnx.helper.make_node('Mul', [exact, f'{name}.scale'], [name]))
-    graph.graph.node.insert(0, cast)
+    floats = onnx.helper.make_node('Cast', [f'{name}.codes'], [f'{name}.exact'], to=onnx.TensorProto.FLOAT)
+    scaled = onnx.helper.make_node('Mul', [f'{name}.exact', f'{name}.scale'], [name])
+    graph.graph.node.insert(0, scaled)
+    graph.graph.node.insert(0, floats)
 
 def _small(source, target, wavs):
     "Products with weights of four bits, convolutions with weights of eight"
     _few_bits(source, target, wavs, bits=4, block=64, least=2**16)
     graph = onnx.load(target)
     front_end = front_end_nodes(graph)
-    for node in [n for n in graph.graph.node if n.op_type == 'Conv' and n.name not in front_end]:
-        _eight_bits(graph, node)
+    convolutions = [n for n in graph.graph.node if n.op_type == 'Conv' and n.name not in front_end]
+    names = {n.input[1] for n in convolutions}
+    weights = [w for w in graph.graph.initializer if w.name in names]
+    for w in weights: _eight_bits(graph, w)
     onnx.save(graph, target)
 
 # %% ../nbs/31_quantization.ipynb #070023

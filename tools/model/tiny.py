@@ -18,7 +18,7 @@ from the crops by `prune` (see parts.py), after `python tools/model/base.py rest
 4 prints the folder of the run. The same command with `--run RUN` resumes it, and `--steps N` sets its length.
 `head` trains the head of a part alone, on states that are computed once; `train NAME --begin RUN` would
 train the layers under it, too. The checkpoint with the lowest NLL on held-out sources is kept, a mean over
-languages and sources. The package has `head lowest-3 --steps 1500`: 10,000 steps ended no lower.
+languages and sources. The package has `head lowest-3`.
 5 trains as long on the labels alone. 6 fits offsets, temperature and threshold on validation clips,
 and writes RUN/model.onnx. 7 takes the smallest of some file formats that keeps the labels, and writes
 spoken_lang/models/tiny.onnx. `throughput` measures the teacher.
@@ -326,8 +326,7 @@ def export(run):
     logits = np.stack([rows(w) for w in wavs])
     offsets = fit_offsets(logits, table, config.labels)
     offsets[config.labels.index('none')] = none_offset(logits + offsets, table, config.labels)
-    net.head.bias.data += torch.from_numpy(offsets)
-    net.save_pretrained(run/'model')
+    net.head.bias.data += torch.from_numpy(offsets)  # of the file alone: the run keeps its own
     logits, whole = logits + offsets, (table.cut == 'whole').values
     truth = [config.labels.index(l) for l in table.language[whole]]
     sources = np.array(table.source[whole], 'U')
@@ -336,7 +335,7 @@ def export(run):
     made = about('python tools/model/tiny.py export RUN', n=len(table), seed=config.seed)
     added = {l: round(float(o), 3) for l, o in zip(config.labels, offsets)}
     save_results(f'{RESULTS}/choice.json', made, network=config.model, offsets=added, **found)
-    return str(export_run(run, CANDIDATES, license='CC BY-NC 4.0')), found
+    return str(export_run(run, CANDIDATES, net, license='CC BY-NC 4.0')), found
 
 
 FORMATS = 'static-conv', 'weights4-conv', 'float16'  # tried in this order
