@@ -554,7 +554,7 @@ def run_benchmark(
         found['timelines'] = {m: measure_timeline(clip, m, hours) for m in SHIPPED}
     found['batches'] = {m: time_batches(m, few) for m in SHIPPED}
     found['graphs_s2t_medium'] = compare_graphs(s2t_medium_config(), few)
-    found['graphs_tiny'] = compare_graphs(SpokenLanguageConfig(hidden_size=192), rounds)
+    found['graphs_tdnn'] = compare_graphs(SpokenLanguageConfig(hidden_size=192), rounds)
     return found
 
 # %% ../nbs/43_benchmark.ipynb #100039
