@@ -125,6 +125,7 @@ def time_demo(
 # %% ../nbs/43_benchmark.ipynb #5a3fb205
 SESSION_OPTIONS = {
     'as shipped': '',
+    'unsigned weights': "options.add_session_config_entry('session.x64quantprecision', '1')",
     'no prepacking': "options.add_session_config_entry('session.disable_prepacking', '1')",
     'no arena': 'options.enable_cpu_mem_arena = False',
     'no memory pattern': 'options.enable_mem_pattern = False',
@@ -139,9 +140,8 @@ def option_run(
 ) -> tuple:  # (ms to load, ms to classify 6 s, peak MB), logits
     "Load a model file with some options in a fresh process, and classify"
     peak, printed = peak_memory(f"""import time, numpy as np, onnxruntime as ort
-options = ort.SessionOptions()
-options.intra_op_num_threads, options.log_severity_level = 1, 3
-options.add_session_config_entry('session.x64quantprecision', '1')
+from spoken_lang.inference import session_options
+options = session_options(threads=1)
 {more}
 times = [time.process_time()]
 session = ort.InferenceSession({str(path)!r}, options, providers=['CPUExecutionProvider'])

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from .checkpoints import convert_whisper, converted_from_hub, is_whisper
 from .core import AudioError, SAMPLE_RATE, source_name, unwrap_source, WINDOW
 from .explanation import explain_of
-from .results import question_of, ResultFile
+from .results import device, question_of, ResultFile
 from .languages import LABEL_NAMES
 from .prediction import Prediction
 from .stream import stream_of
@@ -86,13 +86,15 @@ def check_providers(
 def session_options(
     threads: int,  # of onnxruntime, for one recording
     precise: bool = True,  # sums of integer products have 32 bits on every processor
+    simd: list = None,  # instructions of the processor; by default those of this one
 ) -> ort.SessionOptions:
     "How a session of onnxruntime is run"
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # no messages beside its exceptions
-    options.add_session_config_entry('session.x64quantprecision', str(int(precise)))
+    unsigned = precise and 'avx512_vnni' not in (simd or device()['simd'])
+    options.add_session_config_entry('session.x64quantprecision', str(int(unsigned)))
     return options
 
 # %% ../nbs/03_inference.ipynb #5a3fb003
