@@ -7,6 +7,7 @@
     5. python tools/model/fewer_bits.py needed             # base-needed.json, which reads the one before
     6. python tools/model/fewer_bits.py tensors            # base-tensors.json
     7. python tools/model/fewer_bits.py saturation         # base-saturation.json
+    8. python tools/model/fewer_bits.py levels             # levels.json
 
 The test part of the corpus is not used. Files that are there already are not made again.
 """
@@ -20,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from scipy.special import softmax
 import base
 from spoken_lang.audio import load_audio
-from spoken_lang.benchmark import model_memory, time_files, time_in_turns
+from spoken_lang.benchmark import compare_levels, model_memory, time_files, time_in_turns
 from spoken_lang.core import SAMPLE_RATE
 from spoken_lang.evaluation import Report
 from spoken_lang.finetuning import at_most
@@ -317,7 +318,12 @@ def saturation(n=10):
     return more
 
 
+def levels():
+    "Time, loading and logits of the float32 file at each level of optimization"
+    compare_levels(FLOAT, out=RESULTS/'levels.json', command='python tools/model/fewer_bits.py levels')
+
+
 if __name__ == '__main__':
     if len(sys.argv) < 2: sys.exit(__doc__)
     fire.Fire(dict(restore=restore, methods=methods, parts=parts, needed=needed, tensors=tensors,
-                   saturation=saturation))
+                   saturation=saturation, levels=levels))
