@@ -315,7 +315,7 @@ def device(
 # %% ../nbs/01b_results.ipynb #1580abc8
 def commit(
     folder=None,  # of a repository; by default that of this package
-) -> str | None:  # `-dirty` where tracked files differ from it; None outside a repository
+) -> str | None:  # `-dirty` where tracked files, results aside, differ; None outside a repository
     "The commit of the code"
     folder = Path(folder or Path(spoken_lang.__file__).parent.parent)
     def git(*args):
@@ -325,7 +325,8 @@ def commit(
         top, head = git('rev-parse', '--show-toplevel'), git('rev-parse', 'HEAD')
     except OSError: return None  # no git
     if not head or Path(top).resolve() != folder.resolve(): return None
-    return head + ('-dirty' if git('status', '--porcelain', '-uno') else '')
+    changed = git('status', '--porcelain', '-uno', '--', '.', ':!nbs/results')
+    return head + ('-dirty' if changed else '')
 
 # %% ../nbs/01b_results.ipynb #66e88a6d
 COMPUTE = ('numpy scipy sklearn soxr onnxruntime onnx '
