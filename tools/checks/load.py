@@ -69,7 +69,7 @@ class Demo:
     def ask(self, path, api='predict'):
         "(sentence, s) for an uploaded file"
         start = time.perf_counter()
-        data = [dict(path=path, meta=dict(_type='gradio.FileData')), [], 'shipped']
+        data = [dict(path=path, meta=dict(_type='gradio.FileData')), [], 'base']
         body = json.dumps(dict(data=data)).encode()
         event = json.loads(self.request(f'call/{api}', body, Content_Type='application/json'))
         answer = self.request(f'call/{api}/{event["event_id"]}')
