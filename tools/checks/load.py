@@ -199,12 +199,12 @@ def linked_clips(folder, n):
 def n_wrong(out, n):
     "Clips with another language than that in their name, and missing ones"
     import pandas as pd
-    found = pd.read_parquet(out)
+    found = pd.concat(map(pd.read_parquet, sorted(Path(out).glob('answers_*.parquet'))))
     languages = [Path(path).name.split('-')[0] for path in found.path]
     return int((found.language != languages).sum()) + abs(n - len(found))
 
 
-def ray(n=3000):
+def ray(n=1500):
     "Hard links to the samples, classified by one actor and by two"
     import spoken_lang.scale as scale
     rates, wrong = [], 0
@@ -225,7 +225,7 @@ def ray(n=3000):
     seconds = float(np.mean([clf.classify(clip).seconds for clip in CLIPS]))
     return dict(clips=n, clip_seconds=round(seconds, 2), actors=[1, 2], clips_a_second=rates,
                 classify_files_two_threads=round(without, 1), wrong=wrong,
-                memory_first_mb=watch.median(300, 1000), memory_last_mb=watch.median(2000, n))
+                memory_first_mb=watch.median(300, 700), memory_last_mb=watch.median(1100, n))
 
 
 def is_right(clf, demo, path, clip):
