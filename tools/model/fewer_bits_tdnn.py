@@ -43,7 +43,7 @@ def train(**changes):
     return str(run)
 
 
-def rounding(run, steps=300):
+def rounding(run, steps=200):
     "Train it further, with rounding and without"
     for rounded in True, False:
         print(train_qat(run, steps=steps, rounding=rounded), flush=True)
