@@ -64,13 +64,19 @@ def fit_rows(
 def check_rows(
     model,  # an `onnx.ModelProto`
     select: np.ndarray, weights: np.ndarray, bias: np.ndarray,  # see `append_rows`
+    labels=(),  # of the new file
 ):
     "`ValueError` where rows were fitted on a file with other labels"
     props = {p.key: p.value for p in model.metadata_props}
-    n, m = len(json.loads(props.get('labels', '[]'))), len(bias)
+    old = json.loads(props.get('labels', '[]'))
+    n, m = len(old), len(bias)
     if (n, m, m) != (len(select), select.shape[1], weights.shape[1]):
         raise ValueError(f'the rows belong to a file with {len(select)} labels, and this one has {n}. '
                          'Fit them on this file: `fit_labels`.')
+    moved = [(old[i], labels[j]) for i, j in np.argwhere(select) if labels and old[i] != labels[j]]
+    if moved:
+        raise ValueError('the rows belong to a file with the label {1} where this one has {0}. '
+                         'Fit them on this file: `fit_labels`.'.format(*moved[0]))
 
 # %% ../nbs/26b_adaptation.ipynb #47e2e716
 def append_rows(
@@ -83,7 +89,7 @@ def append_rows(
 ) -> Path:
     "Write the file with other rows: logits @ select + embedding @ weights + bias"
     model = onnx.load(source)
-    check_rows(model, select, weights, bias)
+    check_rows(model, select, weights, bias, json.loads(metadata.get('labels', '[]')))
     graph = model.graph
     name = f'rows_{len(graph.node)}'  # another one where a file is adapted again
     moved = dict(logits=f'{name}/before')

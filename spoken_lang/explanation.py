@@ -16,11 +16,10 @@ from .timeline import candidates_of
 # %% ../nbs/02c_explanation.ipynb #060087
 def mean_log_probabilities(
     classifier,  # any object with `labels` and `logits`
-    wav: np.ndarray,  # (samples,), 16 kHz
+    windows: list,  # of (samples,) arrays, 16 kHz
 ) -> np.ndarray:  # (labels,)
-    "Mean log-probabilities over equal windows of a recording; `AudioError` if it is too short"
-    n = math.ceil(len(wav)/(WINDOW*SAMPLE_RATE)) or 1
-    parts = [trim_silence(w) for w in np.array_split(wav, n)]
+    "Mean log-probabilities over the windows of a recording; `AudioError` if it is too short"
+    parts = [trim_silence(w) for w in windows]
     rows = [classifier.logits(w) for w in parts if len(w) >= MIN_SECONDS*SAMPLE_RATE]
     if not rows:
         raise AudioError('too short to be explained: '
@@ -38,7 +37,11 @@ def explain_of(
 ) -> list:  # [(start s, end s, nats), ...]: fall of the log-odds without that part
     "Which parts of the first minute are evidence for a language, and which against it"
     wav, n = load_audio(source, rate)[:60*SAMPLE_RATE], int(seconds*SAMPLE_RATE)
-    whole = mean_log_probabilities(classifier, wav)
+    windows = np.array_split(np.arange(len(wav)), math.ceil(len(wav)/(WINDOW*SAMPLE_RATE)) or 1)
+    def score(a, b):  # without the samples from a to b; the windows stay where they are
+        kept = [wav[w[(w < a) | (w >= b)]] for w in windows]
+        return mean_log_probabilities(classifier, kept)
+    whole = score(0, 0)
     codes, _ = candidates_of(classifier, language)
     column = max((classifier.labels.index(c) for c in codes), key=lambda k: whole[k])
     def log_odds(row):
@@ -46,8 +49,8 @@ def explain_of(
     found = []
     for a in range(0, max(1, len(wav) - n//2), n//2):
         b = min(a + n, len(wav))
-        without = mean_log_probabilities(classifier, np.concatenate([wav[:a], wav[b:]]))
-        found.append((a/SAMPLE_RATE, b/SAMPLE_RATE, float(log_odds(whole) - log_odds(without))))
+        fall = log_odds(whole) - log_odds(score(a, b))
+        found.append((a/SAMPLE_RATE, b/SAMPLE_RATE, float(fall)))
     return found
 
 # %% ../nbs/02c_explanation.ipynb #060091

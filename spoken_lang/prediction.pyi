@@ -9,6 +9,8 @@ FIELDS: tuple[Any, ...]
 
 NOT_LANGUAGES: tuple[Any, ...]
 
+MIN_SHARE: float
+
 def probability_bar(p: Any, width: Any = ...) -> Any: ...
 
 @dataclass(frozen=True)

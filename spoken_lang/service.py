@@ -20,6 +20,7 @@ from .core import AudioError
 from .demo import build_app, import_gradio, page_options
 from .uploads import check_limits, MAX_MEGABYTES, MAX_MINUTES, TimedFile
 from .inference import LanguageClassifier
+from .prediction import NOT_LANGUAGES
 
 # %% ../nbs/41_service.ipynb #db2b40c1
 @dataclass
@@ -250,8 +251,8 @@ class RequirePassword:
 # %% ../nbs/41_service.ipynb #4d09fc2f
 def check_languages(
     clf: LanguageClassifier,
-    languages: str,  # names or codes with commas; None: all
-) -> list:  # codes; None for all
+    languages: str,  # names or codes with commas, or `all`; None: those of the model
+) -> list:  # codes; None for those of the model
     "The candidates of a request; HTTP status 422 for a name that is none"
     if languages is None: return None
     try:
@@ -281,7 +282,7 @@ def add_api(
 ):
     "Add the paths `/v1/classify` and `/v1/timeline`"
     fastapi = import_fastapi()
-    codes = '|'.join(clf.languages)
+    codes = '|'.join(['all', *(l for l in clf.labels if l not in NOT_LANGUAGES)])
     names = dict(pattern=f'^({codes})(,({codes}))*$')
     Languages = Annotated[str | None, fastapi.Query(
         description='The only languages to choose from, with commas', json_schema_extra=names)]

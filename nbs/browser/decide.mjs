@@ -24,13 +24,15 @@ function knownShare(mean, labels, codes) {  // [probability of a known language,
   return [total/(total + sum(outside.map(l => p[l]))), other ? null : best]
 }
 
+const MIN_SHARE = .1  // of the speech: less of a language is not named
+
 function windowShares(scores, speech, codes) {  // {code: share of the speech}, or null where the windows agree
   const shares = {}, total = sum(speech.filter(s => s >= .5))
   scores.forEach((row, w) => {
     const code = codes[row.indexOf(Math.max(...row))]
     if (speech[w] >= .5) shares[code] = (shares[code] ?? 0) + speech[w]/total
   })
-  const sorted = Object.entries(shares).sort((x, y) => y[1] - x[1])
+  const sorted = Object.entries(shares).filter(x => x[1] >= MIN_SHARE).sort((x, y) => y[1] - x[1])
   return sorted.length > 1 ? Object.fromEntries(sorted) : null
 }
 
@@ -52,7 +54,8 @@ export function decide(logits, labels, options = {}) {  // logits: an array of w
   const evidence = sum(highest.map((h, w) => h*speech[w]))/weight
   if (min_evidence !== null && evidence < min_evidence) return {...result, status: 'unknown_language'}
   const scores = rows.map(row => columns.map((l, c) => row[l] + logPrior[c]))
-  return {...result, shares: windowShares(scores, speech, codes)}
+  const counted = speech.map((s, w) => Math.max(...columns.map(l => rows[w][l])) > Math.log(.5) ? s : 0)
+  return {...result, shares: windowShares(scores, counted, codes)}
 }
 
 const WORDS = {no_speech: 'No speech detected. Is the microphone on?',

@@ -177,7 +177,8 @@ def full_disk(tmp):
     try:
         (tmp/'filler').write_bytes(b'x'*61_000)
         with tempfile.TemporaryDirectory() as clips:
-            for i in range(80): os.link(CLIPS[i % len(CLIPS)], f'{clips}/{i:03}.flac')
+            for i in range(80):
+                os.link(CLIPS[i % len(CLIPS)], f'{clips}/{i:03}.flac')
             args = 'predict', clips, '--results', tmp/'r.csv'
             done = run_cli(*args, capture_output=True, text=True)
         one = '\n' not in done.stderr.strip() and 'Traceback' not in done.stderr
