@@ -112,8 +112,9 @@ def open_session(
             return ort.InferenceSession(str(path), options, providers=providers)
         except Exception as e:  # of onnxruntime's own kinds, which share no base
             reason = e
-    raise ValueError(f'{path}: not a model that can be loaded. '
-                     'Give an ONNX file of `spoken_lang export`.') from reason
+    missing = '' if Path(path).is_file() else ': there is no such file'
+    raise ValueError(f'{path}: not a model that can be loaded{missing}. '
+                     'Give base, tiny, or an ONNX file of `spoken_lang export`.') from reason
 
 # %% ../nbs/03_inference.ipynb #060011
 class LanguageClassifier:
