@@ -198,7 +198,7 @@ def upload_video(page, files):
     check(f'two languages are named, in their order: {a.words()!r}', '%) and ' in a.words())
     check('candidates of the last recording are gone', not a.candidates())
     page.locator('input[type=file]').last.set_input_files(files['video'])
-    a.wait('German, ')
+    a.wait(' ms.')
     check('a video is classified', a.label().startswith('German'))
 
 
