@@ -196,7 +196,7 @@ def input_column(
     return audio
 
 # %% ../nbs/40_demo.ipynb #080035
-ONLY_THESE = 'Only these (by default: the first ones)'
+ONLY_THESE = 'Only these languages (none: those at the top of the list)'
 
 def language_choices(clf):
     "(name, code) of the candidates, of all languages together, and of each other language by its name"

@@ -8,6 +8,7 @@ __all__ = ['STATUSES', 'FIELDS', 'NOT_LANGUAGES', 'MIN_SHARE', 'probability_bar'
 
 # %% ../nbs/01_prediction.ipynb #451dfc47
 from dataclasses import dataclass, field
+from numbers import Real
 import numpy as np
 from fastcore.basics import patch
 from spoken_lang.languages import (
@@ -143,7 +144,7 @@ def find_candidates(
     priors: dict = None,  # {language: prior}; without `languages`, these are the candidates
     default=None,  # candidates where neither is given; None is all the model's languages
 ) -> tuple:  # (codes, (codes,) logarithms of their priors)
-    "Candidates and priors by their codes; `ValueError` for an unknown language or a prior below 0"
+    "Candidates and priors by their codes; `ValueError` for an unknown language or a prior that is none"
     known = [l for l in labels if l not in NOT_LANGUAGES]
     if languages is None: languages = priors or default or known
     codes = find_codes(labels, languages)
@@ -152,7 +153,8 @@ def find_candidates(
     if len(prior) < len(priors):
         raise ValueError(f'priors: a language is named twice in {", ".join(priors)}. Name each once.')
     p = [prior.get(c, 0.) for c in codes]
-    if not all(0 <= x < np.inf for x in prior.values()) or not any(p):
+    numbers = all(isinstance(x, Real) and 0 <= x < np.inf for x in prior.values())
+    if not numbers or not any(p):
         raise ValueError(f'priors must be finite, 0 or more, and one above 0; got {priors}.')
     with np.errstate(divide='ignore'): return codes, np.log(p)
 
