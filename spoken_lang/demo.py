@@ -226,7 +226,8 @@ def output_column(
     models: dict,  # {name: `LanguageClassifier`}
 ) -> tuple:  # (bars, sentence, picture, right language, button, thanks)
     "The right side of the page"
-    label, words = gr.Label(label='Language'), gr.Textbox(label='In words', interactive=False)
+    label = gr.Label(label='Language', num_top_classes=len(LANGUAGES))
+    words = gr.Textbox(label='In words', interactive=False)
     picture = gr.Plot(label='Which language when', show_label=False, visible=False)
     languages = {}
     for clf in models.values(): languages.update(language_choices(clf))
